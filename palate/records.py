@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -33,13 +29,13 @@ class Prompt:
     """
 
     messages: tuple[Message, ...]
-    fields: Mapping[str, Any] = field(default=_NOTHING, hash=False)
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
     line: int = 0
 
     @classmethod
     def of(cls, text: str, **fields: Any) -> Prompt:
         """A prompt of one user turn."""
-        return cls((Message("user", text),), MappingProxyType(dict(fields)))
+        return cls((Message("user", text),), fields)
 
     @property
     def text(self) -> str:

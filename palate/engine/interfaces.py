@@ -6,12 +6,14 @@ through one of these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from palate.data.layout import Layout
+from palate.records import Prompt
 
 
 class Decoder(Protocol):
@@ -38,6 +40,7 @@ class LanguageModel(Protocol):
     vocabulary: int     # V, the number of ids that may be sampled
     width: int          # H, the size of a hidden state
     context: int | None     # the longest prompt + completion, None where there is no limit
+    supports_packing: bool  # whether documents that share a row keep apart
 
     def hidden(self, layout: Layout) -> Tensor:
         """Hidden states of every position of the layout, [R, L] → [R·L, H]."""
@@ -56,6 +59,73 @@ class LanguageModel(Protocol):
         """Reads the prompts (token ids, no padding) and stands ready for each row's first token."""
         ...
 
-    def parameters_module(self) -> nn.Module:
-        """The module whose parameters are trained and saved."""
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What is trained, as `nn.Module` gives it."""
+        ...
+
+
+class Onlooker(Protocol):
+    """Someone who watches a loop and may ask it to stop: a progress bar, a signal handler, a test."""
+
+    def begin(self, total: int, done: int) -> None:
+        """The loop is about to run from step `done` to step `total`."""
+        ...
+
+    def advance(self, row: Mapping[str, float]) -> None:
+        """One more step is done, with this row of metrics."""
+        ...
+
+    def say(self, sentence: str) -> None:
+        """Something the user should read, once."""
+        ...
+
+    def stopping(self) -> bool:
+        """Whether the loop should save now because it is about to be stopped."""
+        ...
+
+    def check(self) -> None:
+        """Called when all is saved: raises to stop the loop."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Completions:
+    """What a reward sees: prompts and completions as records, ids and text. `ids, mask [B, T]` include the EOS."""
+
+    prompts: tuple[Prompt, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    ids: Tensor
+    mask: Tensor
+    texts: tuple[str, ...]
+
+
+class ValueFunction(Protocol):
+    """A critic."""
+
+    def values(self, layout: Layout, hidden: Tensor) -> Tensor:
+        """The return expected before each completion token, [B, T], 0 where masked.
+
+        `hidden [R·L, H]` are the policy's hidden states of the same layout; a critic with its own trunk leaves them.
+        """
+        ...
+
+
+class Codec(Protocol):
+    """What the online loop needs to know of token ids."""
+
+    eos_id: int | None
+    pad_id: int
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """A completion's text, without EOS and padding."""
+        ...
+
+
+class Reward(Protocol):
+    """A judge of completions."""
+
+    name: str
+
+    def score(self, completions: Completions) -> Tensor:
+        """One finite number a completion, [B]."""
         ...

@@ -1,0 +1,148 @@
+"""Every command of `palate`. Nothing heavy is imported before a command needs it: help must come at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from palate.recipe import Recipe
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="palate",
+    help="From demonstrations and preferences to an aligned language model, each stage with its proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data = typer.Typer(help="Look at data files.", no_args_is_help=True)
+world = typer.Typer(help="The embedded world.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(world, name="testbed")
+
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe in TOML.", show_default=False)]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrides a setting; may be repeated.")]
+Root = Annotated[Path, typer.Option("--runs", help="Where run directories stand.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Moves an existing run of this name aside and begins anew.")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Prints plan, memory and time, and does nothing.")]
+
+
+@app.command()
+def demo(settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+    """Align the embedded model on the embedded world, in minutes, offline."""
+    from palate.testbed.demo import demo_recipe
+
+    _execute(demo_recipe(settings or ()), runs, fresh, dry_run)
+
+
+@app.command()
+def run(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+    """Do every stage of a recipe that is not done yet."""
+    _execute(_recipe(recipe, settings), runs, fresh, dry_run)
+
+
+@app.command()
+def sft(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+    """Do the supervised fine-tuning of a recipe alone."""
+    _execute(_recipe(recipe, settings), runs, fresh, dry_run, "sft")
+
+
+@app.command()
+def reward(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+    """Train the reward model of a recipe alone."""
+    _execute(_recipe(recipe, settings), runs, fresh, dry_run, "reward")
+
+
+@app.command()
+def align(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+    """Do the alignment of a recipe alone."""
+    _execute(_recipe(recipe, settings), runs, fresh, dry_run, "align")
+
+
+@app.command()
+def evaluate(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+    """Do the evaluation of a recipe alone."""
+    _execute(_recipe(recipe, settings), runs, fresh, dry_run, "evaluate")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]) -> None:
+    """Write a run's report anew."""
+    from palate.report import write
+
+    print(write(run))
+
+
+@data.command("inspect")
+def inspect_data(
+    file: Annotated[Path, typer.Argument(help="A data file.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="Show the tokens of this model's tokenizer.")] = None,
+) -> None:
+    """Show how a data file is read, three examples, counts and warnings."""
+    from rich.console import Console
+
+    from palate.data.inspect import inspect_file, render
+
+    encode, context = None, None
+    if model is not None:
+        from palate.models import load_causal
+
+        language_model, encode, _ = load_causal(model)
+        context = language_model.context
+    Console().print(render(inspect_file(file, encode=encode, context=context)))
+
+
+def _recipe(path: Path, settings: list[str] | None) -> Recipe:
+    from palate.recipe import load_recipe
+
+    return load_recipe(path, settings or ())
+
+
+def _execute(recipe: Recipe, runs: Path, fresh: bool, dry_run: bool, only: str | None = None) -> None:
+    from rich.console import Console
+
+    from palate.cli.progress import Interruption, Watcher
+    from palate.stages.closing import closing_words
+    from palate.stages.estimate import estimate
+    from palate.stages.run import execute
+
+    console = Console(soft_wrap=True)
+    if dry_run:
+        console.print(estimate(recipe, only))
+        return
+    interruption = Interruption()
+    with interruption.listening():
+        place = execute(
+            recipe,
+            watch=lambda phase: Watcher(phase, console, interruption),
+            say=lambda sentence: console.print(sentence, highlight=False, markup=False),
+            root=runs,
+            command=sys.argv,
+            fresh=fresh,
+            only=only,
+        )
+    console.print(closing_words(place))
+
+
+def main() -> None:
+    """Runs the command and turns Palate's errors into one paragraph and an exit code."""
+    from palate.errors import PalateError
+
+    try:
+        app(standalone_mode=True)
+    except PalateError as error:
+        print(f"\npalate: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\npalate: stopped. The same command goes on from here.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

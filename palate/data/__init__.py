@@ -1,0 +1,1 @@
+"""From files to tokens: reading, recognising and checking data, chat templates, layouts and sampling."""

@@ -1,0 +1,1 @@
+"""The machinery under the loops: stations of the online loop, generation, optimiser, checkpoints, metrics, seeding."""

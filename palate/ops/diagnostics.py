@@ -1,0 +1,91 @@
+"""Numbers that tell how an update went; none of them is trained on, and all of them leave padding out."""
+
+import math
+from statistics import NormalDist
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from palate.ops.kl import kl_estimate
+from palate.ops.masking import masked_mean, masked_var, zero_masked
+
+Clip = float | int | tuple[float | int, float | int]
+
+
+def clip_range(clip: Clip) -> tuple[float, float]:
+    """The interval [1 − low, 1 + high] that a clip of ε, or of (low, high), keeps a ratio in."""
+    low, high = clip if isinstance(clip, tuple) else (clip, clip)
+    if not (0 <= low <= 1 and 0 <= high < math.inf):
+        raise ValueError(
+            f"clip is {clip}; a ratio is kept in [1 − low, 1 + high], "
+            "so low must lie in [0, 1] and high be at least 0."
+        )
+    return 1.0 - low, 1.0 + high
+
+
+def clip_fraction(
+    *,
+    logprobs: Float[Tensor, "*shape"],
+    old_logprobs: Float[Tensor, "*shape"],
+    advantages: Float[Tensor, "*shape"],
+    mask: Bool[Tensor, "*shape"],
+    clip: Clip,
+) -> Float[Tensor, ""]:
+    """Share of real tokens whose gradient the clip removes: ρ > 1 + high and A > 0, or ρ < 1 − low and A < 0.
+
+    A ratio outside the interval whose advantage pulls it back is not clipped and does not count.
+    """
+    ratio = zero_masked(logprobs - old_logprobs, mask).exp()
+    low, high = clip_range(clip)
+    active = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
+    return masked_mean(active.to(ratio.dtype), mask)
+
+
+def approx_kl(
+    *,
+    logprobs: Float[Tensor, "*shape"],
+    old_logprobs: Float[Tensor, "*shape"],
+    mask: Bool[Tensor, "*shape"],
+) -> Float[Tensor, ""]:
+    """Mean over real tokens of the k3 estimate of KL(old‖new), ρ − 1 − log ρ, where old drew the tokens."""
+    per_token = kl_estimate(
+        logprobs=zero_masked(old_logprobs, mask), ref_logprobs=zero_masked(logprobs, mask), kind="k3"
+    )
+    return masked_mean(per_token, mask)
+
+
+def explained_variance(
+    *, values: Float[Tensor, "*shape"], returns: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
+) -> Float[Tensor, ""]:
+    """1 − Var(returns − values)/Var(returns) over real tokens: 1 for a perfect critic, 0 for a constant one.
+
+    NaN where the returns do not vary, for then nothing is there to explain.
+    """
+    variance = masked_var(returns, mask)
+    unexplained = masked_var(returns - values, mask)
+    return torch.where(variance > 0, 1 - unexplained / variance, math.nan)
+
+
+def wilson_interval(wins: float | int, n: int, confidence: float | int = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (low, high) for the probability behind `wins` out of `n`.
+
+    (p + z²/2n ± z·√(p(1 − p)/n + z²/4n²)) / (1 + z²/n),  p = wins/n,  z = Φ⁻¹((1 + confidence)/2)
+
+    Wilson, 1927. A tie may count as half a win: outcomes then vary less than wins and losses with the same
+    mean, so the interval is, if anything, too wide. (0, 1) for n = 0. Raises ValueError unless 0 ≤ wins ≤ n
+    and 0 < confidence < 1.
+    """
+    if not (0 <= wins <= n and 0 < confidence < 1):
+        raise ValueError(
+            f"wins is {wins}, n is {n}, confidence is {confidence}; "
+            "wins must lie in [0, n] and confidence between 0 and 1."
+        )
+    if n == 0:
+        return 0.0, 1.0
+    p, z = wins / n, NormalDist().inv_cdf((1 + confidence) / 2)
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # Rounding may put a bound on the wrong side of p, which at p = 0 and p = 1 is the bound itself.
+    return max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale))

@@ -1,0 +1,220 @@
+"""The sections of a recipe. Each is a settings record; the loops' own settings stand flat inside their stage's section.
+
+    [run]  [model]  [testbed]  [sft]  [reward]  [align]  [align.ppo]  [evaluate]
+
+A section that is absent leaves its stage out. Wherever a section names data, `testbed` means the embedded world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from palate.algorithms.online import Online
+from palate.algorithms.policies import ALGORITHMS, PPO
+from palate.algorithms.supervised import Supervision
+from palate.engine.generation import Sampling
+from palate.errors import RecipeError
+from palate.settings import apply_overrides, build, inlined, load_symbol, load_toml, record
+
+TESTBED = "testbed"
+Bad = Literal["stop", "skip"]
+Files = str | tuple[str, ...]
+
+
+@record
+class Run:
+    """What holds for the whole run."""
+
+    name: str = Field("run", min_length=1, pattern=r"^[\w.-]+$", description="the run's directory is runs/NAME")
+    seed: int = Field(0, ge=0, description="every random number of the run follows from it")
+    threads: int | Literal["auto"] = Field("auto", description="CPU threads; auto takes every core")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto picks CUDA, MPS or CPU and says so")
+
+
+@record
+class Scratch:
+    """A model of Llama's shape made from nothing, with a byte-level BPE tokenizer trained on the run's own text."""
+
+    hidden: int = Field(256, ge=8, description="size of a hidden state")
+    layers: int = Field(4, ge=1, description="transformer blocks")
+    heads: int = Field(4, ge=1, description="attention heads")
+    vocabulary: int = Field(4096, ge=262, description="token ids, 256 bytes and 5 special ones among them")
+    context: int = Field(512, ge=8, description="longest prompt + completion in tokens")
+
+
+@record
+class Model:
+    """The model that the run starts from: a directory, a hub name, `testbed`, or one made from scratch."""
+
+    path: str | None = Field(None, description="a Hugging Face directory, a hub name, or `testbed`")
+    scratch: Scratch | None = Field(None, description="a model made from nothing")
+
+
+@record
+class Testbed:
+    """How much of the embedded world is generated, and who annotates it."""
+
+    demonstrations: int = Field(4000, ge=1, description="for SFT")
+    pairs: int = Field(24_000, ge=1, description="annotated preference pairs for the reward model")
+    heldout_pairs: int = Field(6000, ge=1, description="pairs on held-out phrasings, for its accuracy")
+    random_labels: bool = Field(False, description="annotators toss a coin: the control that must not learn")
+    biases: dict[str, float] = Field(default_factory=dict, description="what annotators like besides gold, by name")
+
+
+@record
+class SFT:
+    """Supervised fine-tuning."""
+
+    data: Files = Field(description="demonstrations: a file, or several of one format")
+    heldout: Files | None = Field(None, description="held-out demonstrations; else some of the data, split by prompt")
+    heldout_fraction: float = Field(0.05, gt=0, lt=1, description="how much is held out where no file is given")
+    on_bad: Bad = Field("stop", description="what a bad row does")
+    mapping: dict[str, Any] | None = Field(None, description="how the file is read; found by itself, and pinned in the run")
+    loop: Supervision = inlined(Supervision, epochs=2)
+
+
+@record
+class Reward:
+    """The reward model."""
+
+    data: Files = Field(description="preference pairs: a file, or several of one format")
+    heldout: Files | None = Field(None, description="held-out pairs; else some of the data, split by prompt")
+    heldout_fraction: float = Field(0.1, gt=0, lt=1, description="how much is held out where no file is given")
+    on_bad: Bad = Field("stop", description="what a bad row does")
+    mapping: dict[str, Any] | None = Field(None, description="how the file is read; found by itself, and pinned in the run")
+    model: str | None = Field(None, description="another trunk than the SFT model; it may be larger than the policy")
+    pooling: Literal["last", "mean"] = Field("last", description="the last real token's state, or the mean over the completion")
+    reference_samples: int = Field(256, ge=2, description="SFT completions whose scores become mean 0, variance 1")
+    loop: Supervision = inlined(Supervision)
+
+
+@record
+class Align:
+    """Alignment: the online loop and its algorithm."""
+
+    prompts: Files = Field(description="prompts to train on: a file, or several of one format")
+    on_bad: Bad = Field("stop", description="what a bad row does")
+    mapping: dict[str, Any] | None = Field(None, description="how the file is read; found by itself, and pinned in the run")
+    algorithm: str = Field("ppo", description="the algorithm by name, or mine.py:MyPPO")
+    reward: str = Field("model", description="model (the run's), gold (testbed), a reward-model directory, or file.py:function")
+    reference: str = Field("sft", description="sft, start (a snapshot of the policy as the stage begins), or a model directory")
+    reference_samples: int = Field(256, ge=2, description="reference completions that fix the score's mean and variance")
+    checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
+    loop: Online = inlined(Online)
+    ppo: PPO = Field(default_factory=PPO, description="settings of the algorithm ppo")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of an algorithm given by path")
+
+    @property
+    def method(self) -> Any:
+        """The algorithm with its settings."""
+        if self.algorithm in ALGORITHMS:
+            return getattr(self, self.algorithm)
+        if ":" not in self.algorithm:
+            raise RecipeError(
+                f'align.algorithm = "{self.algorithm}" was given. It must be one of {", ".join(ALGORITHMS)}, or a path such '
+                "as mine.py:MyPPO. Correct the name."
+            )
+        return build(load_symbol(self.algorithm, "algorithm"), self.settings, "align.settings")
+
+
+@record
+class Evaluate:
+    """Before against after, on held-out prompts."""
+
+    prompts: Files = Field(description="held-out prompts: a file, or several of one format")
+    on_bad: Bad = Field("stop", description="what a bad row does")
+    mapping: dict[str, Any] | None = Field(None, description="how the file is read; found by itself, and pinned in the run")
+    judge: Literal["heldout-reward", "gold"] = Field(
+        "heldout-reward", description="a reward model trained on pairs that the other never saw, or the testbed's truth"
+    )
+    count: int = Field(400, ge=1, description="prompts compared")
+    sampling: Sampling = Field(default_factory=Sampling, description="the same for both models")
+    best_of: int = Field(64, ge=2, description="n of best-of-n by gold, the yardstick (testbed only)")
+    best_of_prompts: int = Field(64, ge=1, description="prompts on which best-of-n is measured")
+
+
+@record
+class Recipe:
+    """A whole run."""
+
+    run: Run = Field(default_factory=Run, description="what holds for the whole run")
+    model: Model = Field(default_factory=Model, description="the model to start from")
+    testbed: Testbed = Field(default_factory=Testbed, description="the embedded world")
+    sft: SFT | None = Field(None, description="supervised fine-tuning")
+    reward: Reward | None = Field(None, description="the reward model")
+    align: Align | None = Field(None, description="alignment")
+    evaluate: Evaluate | None = Field(None, description="before against after")
+
+
+def files_of(files: Files) -> tuple[str, ...]:
+    """The files that a setting names."""
+    return (files,) if isinstance(files, str) else files
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads, overrides and checks a recipe file; data paths in it are relative to the file."""
+    path = Path(path)
+    return recipe_from(apply_overrides(located(load_toml(path), path.parent), overrides))
+
+
+def recipe_from(table: Mapping[str, Any]) -> Recipe:
+    """Checks a recipe given as nested tables, the rules between sections included."""
+    recipe = build(Recipe, table)
+    _one_model(recipe.model)
+    if recipe.align is not None:
+        _whole_distribution(recipe.align.loop.sampling)
+        _ = recipe.align.method
+    return recipe
+
+
+def located(table: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Paths that exist beside the recipe file are taken from there, so that a recipe works from any directory."""
+
+    def found(value: Any) -> Any:
+        if isinstance(value, list):
+            return [found(item) for item in value]
+        beside = isinstance(value, str) and (directory / value.partition(":")[0]).exists()
+        return str(directory / value) if beside else value
+
+    for section, keys in _PATHS.items():
+        part = table.get(section)
+        for key in keys:
+            if isinstance(part, dict) and key in part:
+                part[key] = found(part[key])
+    return table
+
+
+_PATHS = {
+    "model": ("path",),
+    "sft": ("data", "heldout"),
+    "reward": ("data", "heldout", "model"),
+    "align": ("prompts", "reward", "reference", "algorithm"),
+    "evaluate": ("prompts",),
+}
+
+
+def _one_model(model: Model) -> None:
+    if (model.path is None) == (model.scratch is None):
+        given = "neither" if model.path is None else "both"
+        raise RecipeError(
+            f"[model] gives {given} of path and [model.scratch]. A run starts from exactly one model. Write "
+            'path = "DIRECTORY" (or "testbed"), or a section [model.scratch].'
+        )
+
+
+def _whole_distribution(sampling: Sampling) -> None:
+    if sampling.truncated:
+        raise RecipeError(
+            f"align.sampling has top_k = {sampling.top_k} and top_p = {sampling.top_p}. In training every token that the policy gives "
+            "probability must be drawable: log-probabilities and KL are those of the whole distribution, and truncated samples "
+            "make the ratio and the KL wrong (the KL even negative). Remove top_k and top_p; a lower temperature is allowed."
+        )
+    if sampling.temperature == 0:
+        raise RecipeError(
+            "align.sampling.temperature = 0 was given. Training needs samples, and at temperature 0 there is one completion a prompt. "
+            "Give a temperature above 0; 1 is usual."
+        )

@@ -1,0 +1,98 @@
+"""The last words of a command: the verdict, a table of scores, five pairs of answers, the files, what to do next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from palate.report import chosen_samples
+
+NEXT = {
+    "sft": "palate reward RECIPE",
+    "reward": "palate align RECIPE",
+    "align": "palate evaluate RECIPE",
+}
+
+
+def closing_words(run: Path) -> RenderableType:
+    """What a person should read when the command is done."""
+    record = json.loads((run / "run.json").read_text())
+    done = [stage for stage, entry in record["stages"].items() if entry["status"] == "done"]
+    parts: list[RenderableType] = [Text()]
+    results = run / "evaluate" / "results.json"
+    if "evaluate" in done and results.exists():
+        parts += evaluation(json.loads(results.read_text()), run)
+    parts.append(written(run, record))
+    following = f"open {run / 'report.html'}" if "evaluate" in done else NEXT.get(done[-1] if done else "", "")
+    if following:
+        parts.append(Text.assemble(("Next: ", "bold"), following))
+    return Group(*parts)
+
+
+def evaluation(results: dict[str, Any], run: Path) -> list[RenderableType]:
+    """The verdict, the scores by kind of prompt, and the answers side by side."""
+    parts: list[RenderableType] = [Text(results["verdict"], style="bold")]
+    if results["attainable"] is not None:
+        attainable = results["attainable"]["win_rate"]
+        share = results["win_rate"]["estimate"] / attainable
+        best = results["best_of_n"]
+        parts.append(
+            Text(
+                f"An always perfect answerer would win {attainable:.0%}: {share:.0%} of that was reached, and "
+                f"{best['share_of_way']:.0%} of the way from SFT to best-of-{best['n']} by gold. Right answers: "
+                f"{results['correct']['before']:.0%} before, {results['correct']['after']:.0%} after."
+            )
+        )
+    return [*parts, Text(), by_group_table(results), Text(), samples_table(run), Text()]
+
+
+def by_group_table(results: dict[str, Any]) -> Table:
+    """Mean score before and after for each kind of prompt."""
+    table = Table(title="Score before and after", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("prompts", "count", "before", "after", "preferred"):
+        table.add_column(name, justify="left" if name == "prompts" else "right")
+    overall = {"name": "all", "count": results["prompts"], **results["score"], "win_rate": results["win_rate"]["estimate"]}
+    groups = [group for group in results["groups"] if group["name"] != "all"]
+    for group in [*groups, overall]:
+        table.add_row(
+            Text(group["name"]),
+            str(group["count"]),
+            f"{group['before']:.2f}",
+            f"{group['after']:.2f}",
+            f"{group['win_rate']:.0%}",
+            style="bold" if group is overall else "",
+        )
+    return table
+
+
+def samples_table(run: Path) -> Table:
+    """Five prompts with both answers, chosen from the whole range of outcomes, losses included."""
+    table = Table(title="Side by side", title_justify="left", box=None, padding=(0, 2, 1, 0))
+    table.add_column("prompt", ratio=3)
+    table.add_column("before", ratio=4)
+    table.add_column("after", ratio=4)
+    for sample in chosen_samples(run):
+        table.add_row(
+            Text(shortened(sample.prompt)),
+            Text(f"{shortened(sample.before)}  ({sample.score_before:.2f})"),
+            Text(f"{shortened(sample.after)}  ({sample.score_after:.2f})"),
+        )
+    return table
+
+
+def shortened(text: str, limit: int = 240) -> str:
+    """The text on one line, its middle left out where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
+
+
+def written(run: Path, record: dict[str, Any]) -> Text:
+    """The files that the run holds."""
+    files = [file for entry in record["stages"].values() for file in entry.get("files", [])]
+    names = ["recipe.toml", "run.json", "summary.json", "report.html", *files]
+    return Text.assemble(("Written: ", "bold"), f"{run}/ ", ", ".join(name for name in names if (run / name).exists()))

@@ -1,0 +1,73 @@
+"""What every stage is handed: the recipe, the run directory, the device, and someone to tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from palate.data.recognition import Dataset
+from palate.engine.checkpoint import Checkpoints
+from palate.engine.interfaces import Onlooker
+from palate.engine.metrics import JsonLines
+from palate.recipe import Recipe, Run
+from palate.stages.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run in progress. `data` holds what each section's files hold (sections on the testbed have none);
+    `watch(phase)` gives the onlooker of a phase; `say` prints a sentence."""
+
+    recipe: Recipe
+    data: Mapping[str, tuple[Dataset, ...]]
+    directory: RunDirectory
+    device: torch.device
+    watch: Callable[[str], Onlooker]
+    say: Callable[[str], None]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.recipe.run.seed
+
+    def place(self, *parts: str) -> Path:
+        """A path inside the run directory."""
+        return self.directory.path.joinpath(*parts)
+
+    def checkpoints(self, *parts: str) -> Checkpoints:
+        """The checkpoints of a training inside the run directory."""
+        return Checkpoints(self.place(*parts, "checkpoints"))
+
+    def metrics(self, *parts: str) -> JsonLines:
+        """The metrics of a training inside the run directory."""
+        return JsonLines(self.place(*parts, "metrics.jsonl"))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage leaves besides its files: figures for `summary.json`, reasons for concern, how far it trained."""
+
+    figures: dict[str, float]
+    concerns: tuple[str, ...] = ()
+    steps: int = 0
+
+
+def device_of(run: Run) -> torch.device:
+    """The device asked for; auto takes CUDA, then MPS, then the CPU."""
+    if run.device != "auto":
+        return torch.device(run.device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def use_threads(run: Run) -> int:
+    """Sets and returns the number of CPU threads."""
+    threads = len(os.sched_getaffinity(0)) if run.threads == "auto" and hasattr(os, "sched_getaffinity") else run.threads
+    threads = (os.cpu_count() or 1) if threads == "auto" else int(threads)
+    torch.set_num_threads(threads)
+    return threads

@@ -1,0 +1,247 @@
+"""Stage `evaluate`: the model before alignment against the model after, on held-out prompts, both sampled alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from palate import testbed
+from palate.data.layout import padded
+from palate.engine.files import encode_json, write_atomic
+from palate.engine.forward import completion_logprobs
+from palate.engine.generation import Generated
+from palate.engine.interfaces import Completions, Reward
+from palate.engine.seeding import derive
+from palate.errors import RecipeError
+from palate.evaluate import Comparison, by_group, compare, win_rate
+from palate.models import load_causal
+from palate.records import Prompt
+from palate.recipe import TESTBED
+from palate.rewards import checked_scores
+from palate.stages.align import gold_reward, reward_model
+from palate.stages.context import Context, Outcome
+from palate.stages.material import Loaded, data_files, load_policy, sample, stage_records
+
+MAX_NEW_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's answers and what the judge gave each."""
+
+    completions: Completions
+    generated: Generated
+    scores: list[float]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each answer, EOS included."""
+        return self.generated.mask.sum(dim=1).tolist()
+
+
+def run(context: Context) -> Outcome:
+    """Compares, and writes `evaluate/results.json` and `evaluate/comparisons.jsonl`."""
+    before_model = load_policy(context)
+    place = context.place("align", "model")
+    if not place.exists():
+        raise RecipeError("This run has no aligned model to evaluate. Add a section [align], or run its stage first.")
+    after_model = Loaded(*load_causal(place, device=context.device))
+    judge = judge_of(context, before_model)
+    prompts = _prompts(context, before_model)
+    before, after = (answers(context, model, judge, prompts) for model in (before_model, after_model))
+    comparisons = [_comparison(prompt, row, before, after) for row, prompt in enumerate(prompts)]
+    results = _results(context, comparisons, before, after)
+    results["kl"] = sequence_kl(context, after_model, before_model, after)
+    if judge.name == "gold":
+        results |= _truth(context, before_model, prompts, before, after)
+    results["verdict"] = verdict(results)
+    _write(context, results, comparisons)
+    context.say(results["verdict"])
+    rate = results["win_rate"]
+    figures = {
+        "align/win_rate": rate["estimate"],
+        "align/win_rate_low": rate["low"],
+        "align/win_rate_high": rate["high"],
+        "align/kl": results["kl"],
+        "align/length_before": results["length"]["before"],
+        "align/length_after": results["length"]["after"],
+    }
+    if judge.name == "gold":
+        figures["align/gold_gain"] = results["score"]["after"] - results["score"]["before"]
+        figures["align/attainable"] = results["attainable"]["win_rate"]
+        figures["align/share_of_way"] = results["best_of_n"]["share_of_way"]
+        figures["align/correct_before"] = results["correct"]["before"]
+        figures["align/correct_after"] = results["correct"]["after"]
+    concerns = () if rate["low"] > 0.5 else ("the win rate is not clearly above one half",)
+    return Outcome(figures, concerns, len(prompts))
+
+
+def judge_of(context: Context, policy: Loaded) -> Reward:
+    """Gold on the testbed, or the reward model that learnt from pairs which the training reward never saw."""
+    if context.recipe.evaluate.judge == "gold":
+        if data_files(context.recipe, "evaluate") != TESTBED:
+            raise RecipeError(
+                'evaluate.judge = "gold" was given with prompts of your own. Gold knows the testbed\'s questions only. Use '
+                '"heldout-reward", or evaluate.prompts = "testbed".'
+            )
+        return gold_reward()
+    place = context.place("reward", "judge", "model")
+    if not place.exists():
+        raise RecipeError(
+            'evaluate.judge = "heldout-reward" was given, but this run has no held-out reward model. It is made by the stage '
+            "[reward] when the recipe has [evaluate] with this judge: add both sections and run that stage."
+        )
+    return reward_model(context, place, policy)
+
+
+def _prompts(context: Context, policy: Loaded) -> list[Prompt]:
+    """As many prompts as the recipe wants, spread evenly over those that leave room for an answer."""
+    known: Sequence[Prompt] = stage_records(context, "evaluate")
+    limit = policy.model.context
+    fitting = [
+        prompt for prompt in known if limit is None or len(policy.chat.encode_prompt(prompt)) + _length(context) <= limit
+    ]
+    if not fitting:
+        raise RecipeError(
+            f"None of {len(known)} prompts leaves room for {_length(context)} tokens in a context of {limit}. Shorten the prompts or "
+            "lower align.max_new_tokens."
+        )
+    count = min(context.recipe.evaluate.count, len(fitting))
+    return [fitting[index * len(fitting) // count] for index in range(count)]
+
+
+def _length(context: Context) -> int:
+    return MAX_NEW_TOKENS if context.recipe.align is None else context.recipe.align.loop.max_new_tokens
+
+
+def answers(context: Context, model: Loaded, judge: Reward, prompts: Sequence[Prompt]) -> Answers:
+    """One answer a prompt; both models are given the same uniform numbers."""
+    completions, generated = sample(
+        model,
+        prompts,
+        seed=derive(context.seed, "evaluation"),
+        rows=range(len(prompts)),
+        samples=[0] * len(prompts),
+        length=_length(context),
+        sampling=context.recipe.evaluate.sampling,
+    )
+    return Answers(completions, generated, checked_scores(judge, completions).tolist())
+
+
+def _comparison(prompt: Prompt, row: int, before: Answers, after: Answers) -> Comparison:
+    return Comparison(
+        prompt=prompt.text,
+        before=before.completions.texts[row],
+        after=after.completions.texts[row],
+        score_before=before.scores[row],
+        score_after=after.scores[row],
+        outcome=compare(before.scores[row], after.scores[row]),
+        group=str(prompt.fields.get("task", "all")),
+        length_before=before.lengths[row],
+        length_after=after.lengths[row],
+    )
+
+
+def _results(
+    context: Context, comparisons: Sequence[Comparison], before: Answers, after: Answers
+) -> dict[str, Any]:
+    rate = win_rate(comparison.outcome for comparison in comparisons)
+    return {
+        "judge": context.recipe.evaluate.judge,
+        "prompts": len(comparisons),
+        "temperature": context.recipe.evaluate.sampling.temperature,
+        "win_rate": asdict(rate),
+        "attainable": None,
+        "score": {"before": mean(before.scores), "after": mean(after.scores)},
+        "correct": None,
+        "length": {"before": mean(before.lengths), "after": mean(after.lengths)},
+        "best_of_n": None,
+        "groups": by_group(comparisons),
+    }
+
+
+def _truth(
+    context: Context, model: Loaded, prompts: Sequence[Prompt], before: Answers, after: Answers
+) -> dict[str, Any]:
+    """What only the testbed can say: the share of right answers, what an always perfect answerer would win, best-of-n."""
+    perfect = [testbed.gold(prompt.text, testbed.perfect(prompt.text)) for prompt in prompts]
+    attainable = win_rate(compare(score, best) for score, best in zip(before.scores, perfect, strict=True))
+    best = best_of_n(context, model, prompts)
+    gained = mean(after.scores) - mean(before.scores)
+    return {
+        "attainable": {"win_rate": attainable.estimate},
+        "correct": {"before": correct_share(before), "after": correct_share(after)},
+        "best_of_n": {
+            "n": context.recipe.evaluate.best_of,
+            "score": best,
+            "share_of_way": gained / max(best - mean(before.scores), 1e-9),
+        },
+    }
+
+
+def correct_share(given: Answers) -> float:
+    """The share of answers that the testbed finds right."""
+    texts = zip(given.completions.prompts, given.completions.texts, strict=True)
+    return mean([float(testbed.correct(prompt.text, text)) for prompt, text in texts])
+
+
+def best_of_n(context: Context, model: Loaded, prompts: Sequence[Prompt]) -> float:
+    """Mean over some prompts of the best gold among n samples of the model before alignment."""
+    settings = context.recipe.evaluate
+    count, n = min(settings.best_of_prompts, len(prompts)), settings.best_of
+    chosen = [prompts[index * len(prompts) // count] for index in range(count)]
+    completions, _ = sample(
+        model,
+        chosen,
+        seed=derive(context.seed, "best of n"),
+        rows=[row for row in range(count) for _ in range(n)],
+        samples=[number for _ in range(count) for number in range(n)],
+        length=_length(context),
+        sampling=settings.sampling,
+    )
+    scores = checked_scores(gold_reward(), completions).view(count, n)
+    return float(scores.max(dim=1).values.mean())
+
+
+@torch.no_grad()
+def sequence_kl(context: Context, model: Loaded, reference: Loaded, given: Answers, batch: int = 64) -> float:
+    """KL(model ‖ reference) a sequence, estimated (k1) on the model's own answers, in nats, at temperature 1.
+
+    Answers drawn at another temperature estimate something else; the KL is still that of their texts' log-ratios.
+    """
+    total = 0.0
+    for rows in torch.arange(len(given.scores)).split(batch):
+        prompts = [given.completions.prompt_ids[row] for row in rows.tolist()]
+        ids, mask = given.completions.ids[rows], given.completions.mask[rows]
+        layout = padded(prompts, ids, mask, pad_id=model.chat.pad_id).to(context.device)
+        after, _ = completion_logprobs(model.model, layout, temperature=1.0)
+        before, _ = completion_logprobs(reference.model, layout, temperature=1.0)
+        total += float((after - before).sum())
+    return total / len(given.scores)
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """The result in one sentence, with the judge named."""
+    rate = results["win_rate"]
+    judge = "gold" if results["judge"] == "gold" else "a held-out reward model"
+    length = results["length"]["after"] / max(results["length"]["before"], 1e-9) - 1
+    sign = "+" if length >= 0 else "−"
+    return (
+        f"Preferred over SFT on {rate['estimate']:.0%} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}] of {results['prompts']} "
+        f"held-out prompts by {judge}, KL {results['kl']:.1f} nats, length {sign}{abs(length):.0%}."
+    )
+
+
+def mean(numbers: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return sum(numbers) / len(numbers)
+
+
+def _write(context: Context, results: dict[str, Any], comparisons: Sequence[Comparison]) -> None:
+    place = context.place("evaluate")
+    lines = [encode_json(asdict(comparison)) for comparison in comparisons]
+    write_atomic(place / "comparisons.jsonl", "\n".join(lines) + "\n")
+    write_atomic(place / "results.json", encode_json(results))

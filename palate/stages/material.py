@@ -1,0 +1,267 @@
+"""What stages work on: records by section, the models that earlier stages left, examples that fit, samples.
+
+Wherever a section's data is `testbed`, the records come from the embedded world instead of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from palate import testbed
+from palate.algorithms.objectives import Example
+from palate.data.chat import ChatFormat
+from palate.data.checks import split_by_prompt
+from palate.data.recognition import Dataset, read
+from palate.data.recognition import Mapping as ColumnMapping
+from palate.engine.generation import Generated, Sampling, generate
+from palate.engine.interfaces import Completions
+from palate.engine.seeding import derive, uniforms
+from palate.errors import DataError, RecipeError
+from palate.models.causal import CausalLM
+from palate.models.loading import load_causal
+from palate.models.scratch import scratch_model
+from palate.recipe import TESTBED, Files, Recipe, files_of
+from palate.records import Demonstration, PreferencePair, Prompt
+from palate.stages.context import Context
+
+Record = TypeVar("Record", Demonstration, PreferencePair, Prompt)
+
+KINDS = {"sft": "demonstrations", "reward": "pairs", "align": "prompts", "evaluate": "prompts"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A language model with its chat format and tokenizer."""
+
+    model: CausalLM
+    chat: ChatFormat
+    tokenizer: PreTrainedTokenizerBase
+
+
+# ---- records
+
+
+def data_files(recipe: Recipe, section: str) -> Files:
+    """What a section names as its data."""
+    part = getattr(recipe, section)
+    return part.data if section in ("sft", "reward") else part.prompts
+
+
+def read_data(recipe: Recipe) -> tuple[dict[str, tuple[Dataset, ...]], Recipe]:
+    """Every section's data files, and the recipe with the mappings found pinned in it."""
+    data: dict[str, tuple[Dataset, ...]] = {}
+    for section in KINDS:
+        part = getattr(recipe, section)
+        if part is None or data_files(recipe, section) == TESTBED:
+            continue
+        mapping = None if part.mapping is None else ColumnMapping.from_dict(part.mapping)
+        data[section] = read_files(data_files(recipe, section), section, part.on_bad, mapping)
+        pinned = replace(part, mapping=data[section][0].mapping.to_dict())
+        recipe = replace(recipe, **{section: pinned})
+    return data, recipe
+
+
+def read_files(files: Files, section: str, on_bad: Any, mapping: ColumnMapping | None) -> tuple[Dataset, ...]:
+    """The files of one setting; all are read as the first of them is."""
+    read_so_far: list[Dataset] = []
+    for file in files_of(files):
+        read_so_far.append(read(file, KINDS[section], on_bad=on_bad, mapping=mapping))
+        mapping = read_so_far[0].mapping
+    return tuple(read_so_far)
+
+
+def stage_records(context: Context, section: str) -> tuple[Any, ...]:
+    """A section's records, with a sentence on what was left out."""
+    files = context.data.get(section)
+    if files is None:
+        return generated(context.recipe, section)
+    for file in files:
+        if file.skipped or file.dropped_equal:
+            context.say(
+                f"{section}: {file.path}: {len(file.skipped)} bad rows left out, "
+                f"{file.dropped_equal} pairs with equal sides dropped."
+            )
+    return records_of(files)
+
+
+def records_of(files: Sequence[Dataset]) -> tuple[Any, ...]:
+    """The records of several files, one after the other."""
+    return tuple(record for file in files for record in file.records)
+
+
+def generated(recipe: Recipe, section: str) -> tuple[Any, ...]:
+    """A section's records from the embedded world."""
+    world, seed = recipe.testbed, derive(recipe.run.seed, "testbed", section) % 2**32
+    if section == "sft":
+        return testbed.demonstrations(world.demonstrations, seed)
+    if section == "reward":
+        return testbed.pairs(world.pairs, seed, annotator(recipe), split="known")
+    return testbed.prompts("known" if section == "align" else "heldout")
+
+
+def annotator(recipe: Recipe) -> testbed.Annotator:
+    """The testbed's annotator as the recipe wants it."""
+    return testbed.Annotator(biases=recipe.testbed.biases, random_labels=recipe.testbed.random_labels)
+
+
+def split(context: Context, section: str, records: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Training and held-out records: a file of their own, the testbed's held-out phrasings, or a share by prompt."""
+    part = getattr(context.recipe, section)
+    if part.heldout is not None:
+        return records, records_of(read_files(part.heldout, section, part.on_bad, None))
+    if part.data == TESTBED and section == "reward":
+        seed = derive(context.seed, "testbed", "heldout pairs") % 2**32
+        # The controls' coin-tossing annotators label the training pairs only: accuracy is against honest ones.
+        honest = testbed.Annotator(biases=context.recipe.testbed.biases)
+        return records, testbed.pairs(context.recipe.testbed.heldout_pairs, seed, honest, split="heldout")
+    train, heldout = split_by_prompt(records, part.heldout_fraction, context.seed)
+    if not train or not heldout:
+        raise DataError(
+            f"holding out {part.heldout_fraction:.0%} of {len(records)} rows by prompt left {len(train)} to train and {len(heldout)} "
+            f"to test. Both need at least one. Give more rows, another {section}.heldout_fraction, or a file as {section}.heldout.",
+            files_of(part.data)[0],
+        )
+    return train, heldout
+
+
+def halves(records: Sequence[Record], share: float, seed: int) -> tuple[Sequence[Record], Sequence[Record]]:
+    """All but `share` of the records, and that share, divided by prompt."""
+    return split_by_prompt(records, share, derive(seed, "judge") % 2**32)
+
+
+def fitting(
+    context: Context, section: str, examples: Sequence[Example], records: Sequence[Any], limit: int | None
+) -> list[Example]:
+    """The examples that fit the model's context; too long a row is bad: it stops the run, or is left out and counted."""
+    long = [index for index, example in enumerate(examples) if limit is not None and example.longest > limit]
+    if long and getattr(context.recipe, section).on_bad == "stop":
+        first = long[0]
+        record = records[first]
+        raise DataError(
+            f"prompt and completion have {examples[first].longest} tokens, but the model's context is {limit} ({len(long)} rows are "
+            f'too long). A row must fit whole. Shorten it, use a longer context, or set {section}.on_bad = "skip".',
+            *place_of(context, section, record),
+        )
+    if long:
+        context.say(f"{section}: {len(long)} of {len(examples)} rows are longer than the context of {limit} tokens and were left out.")
+    dropped = set(long)
+    return [example for index, example in enumerate(examples) if index not in dropped]
+
+
+def place_of(context: Context, section: str, record: Any) -> tuple[str | None, int | None]:
+    """The file and line that a record came from."""
+    for file in context.data.get(section, ()):
+        if any(record is known for known in file.records):
+            prompt = record if isinstance(record, Prompt) else record.prompt
+            return str(file.path), prompt.line or None
+    return None, None
+
+
+# ---- models
+
+
+def start_model(context: Context) -> Loaded:
+    """The model that the recipe starts from."""
+    model = context.recipe.model
+    if model.scratch is not None:
+        shape = model.scratch
+        made = scratch_model(
+            scratch_texts(context),
+            hidden=shape.hidden,
+            layers=shape.layers,
+            heads=shape.heads,
+            vocabulary=shape.vocabulary,
+            context=shape.context,
+            seed=derive(context.seed, "scratch model") % 2**32,
+        )
+        made[0].to(context.device)
+        return Loaded(*made)
+    path = testbed.base_model() if model.path == TESTBED else model.path
+    return Loaded(*load_causal(path, device=context.device))
+
+
+def scratch_texts(context: Context) -> list[str]:
+    """The run's own text, which a scratch tokenizer learns from: demonstrations, or else the chosen replies."""
+    section = "sft" if context.recipe.sft is not None else "reward"
+    if getattr(context.recipe, section) is None:
+        raise RecipeError(
+            "[model.scratch] was given without [sft] or [reward]. A scratch tokenizer is trained on the run's own text, and there "
+            "is none. Add one of these sections, or start from a model's path."
+        )
+    files = context.data.get(section)
+    records = generated(context.recipe, section) if files is None else records_of(files)
+    texts: list[str] = []
+    for item in records:
+        texts += [message.content for message in item.prompt.messages]
+        texts.append(item.completion if isinstance(item, Demonstration) else item.chosen)
+    return texts
+
+
+def policy_path(context: Context) -> str | Path:
+    """Where the policy stands that reward and align start from: the run's SFT model, or the model it was given."""
+    saved = context.place("sft", "model")
+    if context.recipe.sft is not None or saved.exists():
+        return saved
+    model = context.recipe.model
+    if model.path is None:
+        raise RecipeError("[model.scratch] was given without [sft]. A model from nothing must be trained first. Add a section [sft].")
+    return testbed.base_model() if model.path == TESTBED else model.path
+
+
+def load_policy(context: Context) -> Loaded:
+    """The SFT model, or the model that the run was given."""
+    return Loaded(*load_causal(policy_path(context), device=context.device))
+
+
+# ---- samples
+
+
+def sample(
+    loaded: Loaded,
+    prompts: Sequence[Prompt],
+    *,
+    seed: int,
+    samples: Sequence[int],
+    rows: Sequence[int],
+    length: int,
+    sampling: Sampling,
+    batch: int = 128,
+) -> tuple[Completions, Generated]:
+    """One completion for each (row, sample): row indexes `prompts`, and the numbers drawn depend on the two alone."""
+    ids = [tuple(loaded.chat.encode_prompt(prompts[row])) for row in rows]
+    parts = []
+    for start in range(0, len(rows), batch):
+        some = slice(start, start + batch)
+        u = uniforms(seed, 0, rows[some], samples[some], length)
+        parts.append(
+            generate(
+                loaded.model, ids[some], u=u, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, sampling=sampling
+            )
+        )
+    drawn = _joined(parts, loaded.chat.pad_id)
+    texts = tuple(
+        loaded.chat.decode(row[:count].tolist())
+        for row, count in zip(drawn.ids, drawn.mask.sum(dim=1).tolist(), strict=True)
+    )
+    return Completions(tuple(prompts[row] for row in rows), tuple(ids), drawn.ids, drawn.mask, texts), drawn
+
+
+def _joined(parts: Sequence[Generated], pad_id: int) -> Generated:
+    width = max(part.ids.shape[1] for part in parts)
+
+    def widened(tensors: Sequence[torch.Tensor], value: float) -> torch.Tensor:
+        pads = [torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=value) for tensor in tensors]
+        return torch.cat(pads)
+
+    return Generated(
+        widened([part.ids for part in parts], pad_id),
+        widened([part.mask for part in parts], False),
+        widened([part.logprobs for part in parts], 0.0),
+        tuple(finish for part in parts for finish in part.finish),
+    )

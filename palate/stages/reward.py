@@ -1,0 +1,151 @@
+"""Stage `reward`: from preference pairs to a reward model whose scores are centred and scaled on SFT completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from palate import testbed
+from palate.algorithms.objectives import Example, Preference, examples_of
+from palate.algorithms.supervised import SupervisedLoop, collate, micro_batches
+from palate.data.checks import check_records, length_bias, shared_prompts
+from palate.engine.generation import Sampling
+from palate.engine.seeding import derive, generator
+from palate.evaluate import preference_accuracy
+from palate.models import RewardModel, load_causal, save_reward_model
+from palate.ops import moments
+from palate.records import PreferencePair
+from palate.rewards import ModelReward, checked_scores
+from palate.stages.context import Context, Outcome
+from palate.stages.material import Loaded, fitting, halves, load_policy, sample, split, stage_records
+from palate.stages.saving import save_whole
+
+# The judge of the evaluation learns from its own share of the pairs, which the reward model never sees.
+JUDGE_SHARE = 0.3
+
+# How long a completion may be that only serves to centre scores.
+REFERENCE_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A reward model, centred and saved, and how it came about."""
+
+    reward: ModelReward
+    steps: int
+    pairs: int
+
+
+def run(context: Context) -> Outcome:
+    """Trains, centres and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), and measures."""
+    records = stage_records(context, "reward")
+    train, heldout = split(context, "reward", records)
+    concerns = [*data_concerns(train, heldout)]
+    evaluate = context.recipe.evaluate
+    if evaluate is not None and evaluate.judge == "heldout-reward":
+        train, unseen = halves(train, JUDGE_SHARE, context.seed)
+        _train(context, unseen, "reward", "judge")
+    trained = _train(context, train, "reward")
+    chosen, rejected = score_pairs(context, trained.reward, heldout)
+    accuracy = preference_accuracy(chosen, rejected)
+    length = length_bias(heldout).figures
+    if accuracy.low <= length["accuracy"]:
+        concerns.append(
+            f"its accuracy of {accuracy.estimate:.3f} is not clearly above that of a judge who only counts length ({length['accuracy']:.3f})"
+        )
+    figures = {
+        "pairs": trained.pairs,
+        "heldout": len(chosen),
+        "accuracy": accuracy.estimate,
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        "length_accuracy": length["accuracy"],
+        "mean_chosen": sum(chosen) / len(chosen),
+        "mean_rejected": sum(rejected) / len(rejected),
+        "margin": (sum(chosen) - sum(rejected)) / len(chosen),
+    }
+    if "gold" in heldout[0].prompt.fields:
+        figures |= testbed.expected_accuracy(heldout, chosen, rejected)
+    return Outcome(figures, tuple(concerns), trained.steps)
+
+
+def data_concerns(train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> list[str]:
+    """What the checks of the data warn of."""
+    findings = [*check_records(train), shared_prompts(train, heldout)]
+    return [finding.message for finding in findings if finding.level == "warn"]
+
+
+def _train(context: Context, pairs: Sequence[PreferencePair], *place: str) -> Trained:
+    """Trains one reward model in its own directory, centres it on SFT completions, and saves it."""
+    settings = context.recipe.reward
+    policy = load_policy(context)
+    trunk = policy if settings.model is None else Loaded(*load_causal(settings.model, device=context.device))
+    objective = Preference(trunk.chat)
+    examples = fitting(context, "reward", examples_of(objective, pairs), pairs, trunk.model.context)
+    examples = [example for example in examples if example.completions[0] != example.completions[1]]
+    model = RewardModel.on(
+        trunk.model, pooling=settings.pooling, generator=generator(context.seed, *place, "head")
+    )
+    model.to(context.device)
+    loop = SupervisedLoop(
+        model, objective, examples, settings.loop, derive(context.seed, *place) % 2**32, trunk.chat.pad_id
+    )
+    steps = loop.train(context.checkpoints(*place), context.metrics(*place), context.watch(" ".join(place)))
+    reward = ModelReward("reward model", model, trunk.chat, policy.chat.fingerprint != trunk.chat.fingerprint)
+    centred = _centred(context, reward, policy, pairs)
+    save_whole(context.place(*place, "model"), lambda path: save_reward_model(centred.model, trunk.tokenizer, path))
+    return Trained(centred, steps, len(examples))
+
+
+def _centred(
+    context: Context, reward: ModelReward, policy: Loaded, pairs: Sequence[PreferencePair]
+) -> ModelReward:
+    """The reward model with gain and bias such that the policy's completions score 0 on average, with variance 1."""
+    count = context.recipe.reward.reference_samples
+    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
+    room = [prompt for prompt in prompts if fits(policy, prompt)] or prompts
+    rows = [index % len(room) for index in range(count)]
+    completions, _ = sample(
+        policy,
+        room,
+        seed=derive(context.seed, "reference samples"),
+        rows=rows,
+        samples=[index // len(room) for index in range(count)],
+        length=REFERENCE_TOKENS,
+        sampling=Sampling(),
+    )
+    scores = checked_scores(reward, completions).double()
+    known = moments(scores, torch.ones_like(scores, dtype=torch.bool))
+    gain = 1.0 / max(float(known.variance().sqrt()), 1e-6)
+    model = reward.model.calibrated(gain=gain, bias=-gain * float(known.mean))
+    return ModelReward(reward.name, model, reward.chat, reward.rereads)
+
+
+def fits(policy: Loaded, prompt) -> bool:
+    """Whether the model's context has room for an answer to the prompt."""
+    context = policy.model.context
+    return context is None or len(policy.chat.encode_prompt(prompt)) < context
+
+
+@torch.no_grad()
+def score_pairs(
+    context: Context, reward: ModelReward, pairs: Sequence[PreferencePair]
+) -> tuple[list[float], list[float]]:
+    """The scores of both sides of every pair, in order."""
+    objective = Preference(reward.chat)
+    examples: Sequence[Example] = fitting(
+        context, "reward", examples_of(objective, pairs), pairs, context_of(reward)
+    )
+    scores: list[float] = []
+    limit = context.recipe.reward.loop.micro_tokens
+    for part in micro_batches(examples, limit):
+        batch = collate(part, pad_id=reward.chat.pad_id, packing=False)
+        scores += reward.model.scores(batch.layout.to(context.device)).tolist()
+    return scores[0::2], scores[1::2]
+
+
+def context_of(reward: ModelReward) -> int | None:
+    """The longest prompt and completion that the reward model reads."""
+    return getattr(reward.model.trunk.config, "max_position_embeddings", None)
