@@ -2,4 +2,34 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+# Names are loaded when they are first asked for (PEP 562): `import palate` costs nothing.
+_HOMES = {
+    "PPO": "palate.algorithms.policies",
+    "PalateError": "palate.errors",
+    "align": "palate.stages.calls",
+    "evaluate": "palate.stages.calls",
+    "load_policy": "palate.stages.calls",
+    "load_reward_model": "palate.stages.calls",
+    "reward": "palate.stages.calls",
+    "run": "palate.stages.calls",
+    "sft": "palate.stages.calls",
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in ("losses", "ops", "testbed"):
+        return import_module(f"palate.{name}")
+    raise AttributeError(f"module 'palate' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -73,7 +73,9 @@ class SFT:
     heldout: Files | None = Field(None, description="held-out demonstrations; else some of the data, split by prompt")
     heldout_fraction: float = Field(0.05, gt=0, lt=1, description="how much is held out where no file is given")
     on_bad: Bad = Field("stop", description="what a bad row does")
-    mapping: dict[str, Any] | None = Field(None, description="how the file is read; found by itself, and pinned in the run")
+    mapping: dict[str, Any] | None = Field(
+        None, description="how the file is read; found by itself, and pinned in the run"
+    )
     loop: Supervision = inlined(Supervision, epochs=2)
 
 
@@ -85,9 +87,13 @@ class Reward:
     heldout: Files | None = Field(None, description="held-out pairs; else some of the data, split by prompt")
     heldout_fraction: float = Field(0.1, gt=0, lt=1, description="how much is held out where no file is given")
     on_bad: Bad = Field("stop", description="what a bad row does")
-    mapping: dict[str, Any] | None = Field(None, description="how the file is read; found by itself, and pinned in the run")
+    mapping: dict[str, Any] | None = Field(
+        None, description="how the file is read; found by itself, and pinned in the run"
+    )
     model: str | None = Field(None, description="another trunk than the SFT model; it may be larger than the policy")
-    pooling: Literal["last", "mean"] = Field("last", description="the last real token's state, or the mean over the completion")
+    pooling: Literal["last", "mean"] = Field(
+        "last", description="the last real token's state, or the mean over the completion"
+    )
     reference_samples: int = Field(256, ge=2, description="SFT completions whose scores become mean 0, variance 1")
     loop: Supervision = inlined(Supervision)
 
@@ -98,11 +104,20 @@ class Align:
 
     prompts: Files = Field(description="prompts to train on: a file, or several of one format")
     on_bad: Bad = Field("stop", description="what a bad row does")
-    mapping: dict[str, Any] | None = Field(None, description="how the file is read; found by itself, and pinned in the run")
+    mapping: dict[str, Any] | None = Field(
+        None, description="how the file is read; found by itself, and pinned in the run"
+    )
     algorithm: str = Field("ppo", description="the algorithm by name, or mine.py:MyPPO")
-    reward: str = Field("model", description="model (the run's), gold (testbed), a reward-model directory, or file.py:function")
-    reference: str = Field("sft", description="sft, start (a snapshot of the policy as the stage begins), or a model directory")
-    reference_samples: int = Field(256, ge=2, description="reference completions that fix the score's mean and variance")
+    reward: str = Field(
+        "model",
+        description="model (the run's), gold (testbed), a reward-model directory, or file.py:function",
+    )
+    reference: str = Field(
+        "sft", description="sft, start (a snapshot of the policy as the stage begins), or a model directory"
+    )
+    reference_samples: int = Field(
+        256, ge=2, description="reference completions that fix the score's mean and variance"
+    )
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
     loop: Online = inlined(Online)
     ppo: PPO = Field(default_factory=PPO, description="settings of the algorithm ppo")
@@ -127,9 +142,12 @@ class Evaluate:
 
     prompts: Files = Field(description="held-out prompts: a file, or several of one format")
     on_bad: Bad = Field("stop", description="what a bad row does")
-    mapping: dict[str, Any] | None = Field(None, description="how the file is read; found by itself, and pinned in the run")
+    mapping: dict[str, Any] | None = Field(
+        None, description="how the file is read; found by itself, and pinned in the run"
+    )
     judge: Literal["heldout-reward", "gold"] = Field(
-        "heldout-reward", description="a reward model trained on pairs that the other never saw, or the testbed's truth"
+        "heldout-reward",
+        description="a reward model trained on pairs that the other never saw, or the testbed's truth",
     )
     count: int = Field(400, ge=1, description="prompts compared")
     sampling: Sampling = Field(default_factory=Sampling, description="the same for both models")
@@ -159,6 +177,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads, overrides and checks a recipe file; data paths in it are relative to the file."""
     path = Path(path)
     return recipe_from(apply_overrides(located(load_toml(path), path.parent), overrides))
+
+
+def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of the demo: the whole pipeline on the embedded world."""
+    return load_recipe(Path(__file__).parent / "demo.toml", overrides)
 
 
 def recipe_from(table: Mapping[str, Any]) -> Recipe:

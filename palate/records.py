@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""

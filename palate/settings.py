@@ -106,9 +106,7 @@ def _override_value(override: str, text: str) -> Any:
         table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError as error:
         if not text:
-            raise RecipeError(
-                f'--set {override} gives no value. Write {override}"" for the empty string.'
-            ) from None
+            raise RecipeError(f'--set {override} gives no value. Write {override}"" for the empty string.') from None
         if text[0] in "[{\"'":
             raise RecipeError(
                 f"--set {override}: the value is not valid TOML: {error}. Quote it for the shell."
@@ -176,9 +174,7 @@ def _arranged(value: Any, candidates: Sequence[type], default: Any = None) -> An
 def _moved(table: dict[str, Any], name: str, record_type: type) -> dict[str, Any]:
     """Takes the settings of an inlined record out of the table around it."""
     if name in table:
-        raise RecipeError(
-            f"{name}: no such setting. What it holds stands in the section itself: move it up there."
-        )
+        raise RecipeError(f"{name}: no such setting. What it holds stands in the section itself: move it up there.")
     return {key: table.pop(key) for key in _fields(record_type) if key in table}
 
 
@@ -203,9 +199,7 @@ def _paragraphs(problems: Iterable[tuple[str, str, str]]) -> list[str]:
         alternatives = rules.setdefault((subject, fix), [])
         if rule not in alternatives:
             alternatives.append(rule.removeprefix("must ") if alternatives else rule)
-    return [
-        f"{subject}: {' or '.join(alternatives)}. {fix}" for (subject, fix), alternatives in rules.items()
-    ]
+    return [f"{subject}: {' or '.join(alternatives)}. {fix}" for (subject, fix), alternatives in rules.items()]
 
 
 def _problem(details: Any, record_type: type, table: Mapping[str, Any], where: str) -> tuple[str, str, str]:
@@ -223,7 +217,7 @@ def _problem(details: Any, record_type: type, table: Mapping[str, Any], where: s
         rule = f"no such setting; {section} takes {', '.join(fields)}"
         return f"{key} = {_shown(given)}", rule, did_you_mean(str(path[-1]), fields)
     if kind in ("missing", "union_tag_not_found"):
-        return key, "missing, and it has no default", f"Add {path[-1]} to {section}."
+        return key, "missing, and it has no default", f"Add it to {section}."
     if kind in ("literal_error", "union_tag_invalid"):
         choices = re.findall("'([^']*)'", context.get("expected") or context["expected_tags"])
         return (
@@ -234,11 +228,7 @@ def _problem(details: Any, record_type: type, table: Mapping[str, Any], where: s
     rule = details["msg"].removeprefix("Value error, ").replace("Input should", "must")
     rule = rule.replace("a valid array", "a list").replace("an object", "a table")
     field = fields.get(str(path[-1])) if path else None
-    fix = (
-        "Change it."
-        if field is None or field.is_required()
-        else "Change it, or leave it out for its default."
-    )
+    fix = "Change it." if field is None or field.is_required() else "Change it, or leave it out for its default."
     return f"{key} = {_shown(given)}", rule, fix
 
 
@@ -254,9 +244,7 @@ def _locate(
     for part in location:
         steps: Any = dict(enumerate(table)) if isinstance(table, list) else table
         if not (isinstance(steps, Mapping) and part in steps):
-            records = [
-                one for one in records if part == one.__name__ or part in _tags(one).values()
-            ] or records
+            records = [one for one in records if part == one.__name__ or part in _tags(one).values()] or records
             continue
         table = steps[part]
         held = [_fields(one)[part] for one in records if part in _fields(one)]
@@ -296,9 +284,7 @@ def resolve(value: Any) -> Any:
         return value.as_posix()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(
-        f"a setting is made of tables, lists, strings and numbers; {type(value).__name__} is none of these"
-    )
+    raise TypeError(f"a setting is made of tables, lists, strings and numbers; {type(value).__name__} is none of these")
 
 
 def dump_toml(value: Any, header: str = "") -> str:
@@ -330,9 +316,7 @@ def describe(record_type: type) -> list[Setting]:
     return list(_described(record_type))
 
 
-def _described(
-    record_type: type, instance: Any = None, prefix: str = "", kind: str = ""
-) -> Iterator[Setting]:
+def _described(record_type: type, instance: Any = None, prefix: str = "", kind: str = "") -> Iterator[Setting]:
     for name, field in _fields(record_type).items():
         value = _default(field) if instance is None else getattr(instance, name)
         nested = _records_in(field.annotation)
@@ -351,8 +335,8 @@ def _described(
 
 def _default_name(value: Any) -> str:
     if _is_record(type(value)):
-        return _kind(type(value))
-    return "" if value is None else _shown(resolve(value))
+        return next(iter(_tags(type(value)).values()), "")
+    return "unset" if value is None else _shown(resolve(value))
 
 
 def _kind(record_type: type) -> str:
@@ -371,17 +355,19 @@ def _type_name(field: FieldInfo) -> str:
 
 def _annotation_name(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
-    if annotation is type(None) or annotation is Ellipsis:
-        return {type(None): "unset", Ellipsis: "…"}[annotation]
+    if annotation is Ellipsis:
+        return "…"
     if origin is Literal:
         return " | ".join(_shown(choice) for choice in inner)
     if origin is Annotated:
         return _annotation_name(inner[0])
     if origin in (Union, UnionType):
-        return " | ".join(_annotation_name(one) for one in inner)
+        return " | ".join(_annotation_name(one) for one in inner if one is not type(None))
     if inner:
         return f"{origin.__name__}[{', '.join(_annotation_name(one) for one in inner)}]"
-    return _kind(annotation) if _is_record(annotation) else getattr(annotation, "__name__", str(annotation))
+    if _is_record(annotation):
+        return next(iter(_tags(annotation).values()), "table")
+    return getattr(annotation, "__name__", str(annotation))
 
 
 # Records and their fields
@@ -443,9 +429,7 @@ def load_symbol(specification: str, kind: str) -> Any:
     """
     file, colon, name = specification.rpartition(":")
     if not colon or not file.endswith(".py") or not name.isidentifier():
-        raise RecipeError(
-            f"{kind} {specification!r}: own code is named by file and name. Write file.py:Name."
-        )
+        raise RecipeError(f"{kind} {specification!r}: own code is named by file and name. Write file.py:Name.")
     _must_be_file(Path(file), "a Python file")
     module = _load_module(Path(file).resolve(), kind)
     if not hasattr(module, name):
@@ -469,8 +453,7 @@ def _load_module(path: Path, kind: str) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise RecipeError(
-            f"{kind} file {path} fails when loaded: {type(error).__name__}: {error}."
-            " Run it with python to see where."
+            f"{kind} file {path} fails when loaded: {type(error).__name__}: {error}. Run it with python to see where."
         ) from error
     return module
 

@@ -49,9 +49,7 @@ def test_a_recipe_of_a_paper_can_be_built(paper: str, text: str) -> None:
     assert recipe.align.ppo.kl.kind == "fixed"
     episodes = {"stiennon": 1_000_000, "instructgpt": 256_000}
     if paper in episodes:
-        assert recipe.align.loop.iterations * recipe.align.loop.batch == pytest.approx(
-            episodes[paper], rel=1e-3
-        )
+        assert recipe.align.loop.iterations * recipe.align.loop.batch == pytest.approx(episodes[paper], rel=1e-3)
 
 
 def test_minibatches_of_64_out_of_512() -> None:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from palate.data.chat import ChatFormat
 from palate.data.layout import Layout
 from palate.engine.forward import completion_logprobs
 from palate.losses import bradley_terry, negative_log_likelihood
+from palate.models import CausalLM, RewardModel
 from palate.records import Demonstration, PreferencePair
 
 
@@ -62,8 +63,8 @@ class Objective(Protocol):
         """A record's token ids."""
         ...
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> Evaluated:
-        """The batch's losses under the model."""
+    def evaluate(self, model: Any, batch: Batch) -> Evaluated:
+        """The batch's losses under the model, which is of the kind that the objective trains."""
         ...
 
     def count(self, example: Example) -> int:
@@ -82,7 +83,7 @@ class Imitation:
         completion = tuple(self.chat.encode_completion(record.completion))
         return Example(tuple(self.chat.encode_prompt(record.prompt)), (completion,))
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> Evaluated:
+    def evaluate(self, model: CausalLM, batch: Batch) -> Evaluated:
         """One loss a completion token."""
         logprobs, _ = completion_logprobs(model, batch.layout, temperature=1.0)
         losses = negative_log_likelihood(logprobs=logprobs, mask=batch.layout.mask)
@@ -104,7 +105,7 @@ class Preference:
         sides = tuple(tuple(self.chat.encode_completion(text)) for text in (record.chosen, record.rejected))
         return Example(tuple(self.chat.encode_prompt(record.prompt)), sides, record.margin or 0.0)
 
-    def evaluate(self, model: nn.Module, batch: Batch) -> Evaluated:
+    def evaluate(self, model: RewardModel, batch: Batch) -> Evaluated:
         """Pair losses, with sums of accuracy (ties half), both sides' scores and their difference."""
         scores = model.scores(batch.layout).view(-1, 2)
         chosen, rejected = scores[:, 0], scores[:, 1]

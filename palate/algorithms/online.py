@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from palate.algorithms.policies import Controller, OnlineAlgorithm
 from palate.algorithms.shaping import Shaping
@@ -50,7 +50,9 @@ class Online:
     sampling: Sampling = Field(default_factory=Sampling, description="temperature; it holds in every log-probability")
     shaping: Shaping = Field(default_factory=Shaping, description="from a judge's number to the score")
     optimiser: Optimiser = Field(default_factory=Optimiser, description="AdamW and the schedule, of policy and critic")
-    micro_tokens: int = Field(16384, ge=1, description="tokens of one forward pass; smaller needs less memory, changes nothing else")
+    micro_tokens: int = Field(
+        16384, ge=1, description="tokens of one forward pass; smaller needs less memory, changes nothing else"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class LoopState:
     cursor: Cursor
     kl: Controller
     scores: Moments
-    negative_kl: int = 0    # iterations in a row whose KL was below 0 beyond its noise
-    ended: str | None = None    # why the stage is over before its last iteration
+    negative_kl: int = 0  # iterations in a row whose KL was below 0 beyond its noise
+    ended: str | None = None  # why the stage is over before its last iteration
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers for a checkpoint."""
@@ -112,9 +114,9 @@ class OnlineLoop:
     `reward` makes the score; `judges` look on and are logged. `prompts` are records, `prompt_ids` the same in tokens.
     """
 
-    policy: nn.Module
-    reference: nn.Module
-    critic: nn.Module | None
+    policy: LanguageModel
+    reference: LanguageModel
+    critic: ValueFunction | None
     reward: Reward
     algorithm: OnlineAlgorithm
     prompts: Sequence[Prompt]
@@ -128,7 +130,7 @@ class OnlineLoop:
     def steppers(self) -> dict[str, Stepper]:
         """The optimisers of what learns, by name."""
         total = self.settings.iterations * self.algorithm.epochs * self.algorithm.minibatches
-        learning = {"policy": (self.policy, self.settings.learning_rate)}
+        learning: dict[str, tuple[Any, float]] = {"policy": (self.policy, self.settings.learning_rate)}
         if self.critic is not None:
             learning["critic"] = (self.critic, self.critic_learning_rate)
         return {
@@ -185,7 +187,6 @@ class OnlineLoop:
         # A row drawn twice in one batch (a short prompt list) must not give twice the same sample.
         samples = occurrences(rows)
         u = uniforms(self.seed, state.iteration, rows, samples, settings.max_new_tokens)
-        self.policy.eval()
         generated = generate(
             self.policy,
             [self.prompt_ids[row] for row in rows],
@@ -229,7 +230,11 @@ class OnlineLoop:
         self._same_policy(rollout, old)
         signals = {"reference": reference, "critic": values}
         needed = {name: signals[name] for name in self.algorithm.needs}
-        return Scored(rollout, shaping.shape(raw, rollout.ended, moments), named, old, needed), moments, entropy
+        return (
+            Scored(rollout, shaping.shape(raw, rollout.ended, moments), named, old, needed),
+            moments,
+            entropy,
+        )
 
     def _completions(self, rollout: Rollout) -> Completions:
         rows = rollout.row_ids.tolist()
@@ -249,11 +254,10 @@ class OnlineLoop:
         return self.settings.sampling.temperature
 
     def _outputs(self, layout: Layout) -> Outputs:
-        policy: LanguageModel = self.policy
-        hidden = policy.hidden(layout)
-        logprobs, entropy = logprobs_from(policy, hidden, layout, self._temperature)
-        critic: ValueFunction | None = self.critic
-        return Outputs(logprobs, entropy, None if critic is None else critic.values(layout, hidden))
+        hidden = self.policy.hidden(layout)
+        logprobs, entropy = logprobs_from(self.policy, hidden, layout, self._temperature)
+        values = None if self.critic is None else self.critic.values(layout, hidden)
+        return Outputs(logprobs, entropy, values)
 
     def _same_policy(self, rollout: Rollout, old: Tensor) -> None:
         gap = float((rollout.sampler_logprobs - old).abs().max())
@@ -300,7 +304,6 @@ class OnlineLoop:
         state: LoopState,
     ) -> dict[str, float]:
         """Passes over the experience, `parts` being the first; returns the update's metrics."""
-        self.policy.train()
         steps: list[dict[str, float]] = []
         for epoch in range(self.algorithm.epochs):
             plan = parts if epoch == 0 else self._plan(rollout, state.iteration, epoch)
@@ -308,7 +311,6 @@ class OnlineLoop:
             steps += taken
             if self.algorithm.target_kl is not None and mean(taken, "approx_kl") > self.algorithm.target_kl:
                 break
-        self.policy.eval()
         return {
             "ratio/first": steps[0]["ratio/mean"],
             **{name: mean(steps, name) for name in steps[0]},
@@ -354,7 +356,11 @@ class OnlineLoop:
         clip = getattr(self.algorithm, "clip", None)
         if clip is not None:
             clipped = clip_fraction(
-                logprobs=logprobs, old_logprobs=batch.old_logprobs, advantages=batch.advantages, mask=mask, clip=clip
+                logprobs=logprobs,
+                old_logprobs=batch.old_logprobs,
+                advantages=batch.advantages,
+                mask=mask,
+                clip=clip,
             )
             figures["clip_fraction"] = float(clipped) * share
         if losses.value is not None:
@@ -455,7 +461,7 @@ def experience_metrics(scored: Scored, experience: Experience) -> dict[str, floa
     if "returns" in experience.targets and "old_values" in experience.targets:
         targets = experience.targets
         explained = float(explained_variance(values=targets["old_values"], returns=targets["returns"], mask=mask))
-        if math.isfinite(explained):    # returns that are all alike leave nothing to explain
+        if math.isfinite(explained):  # returns that are all alike leave nothing to explain
             figures["value/explained_variance"] = explained
     return figures
 

@@ -30,7 +30,11 @@ class KL:
         description="fixed price; price steered to a target; fixed price and the stage ends past the target; "
         "price as the multiplier of the constraint KL ≤ target",
     )
-    coef: float = Field(0.05, ge=0, description="price of a nat, in units of the normalised score (at the start, where it moves)")
+    coef: float = Field(
+        0.05,
+        ge=0,
+        description="price of a nat, in units of the normalised score (at the start, where it moves)",
+    )
     target: float = Field(6.0, gt=0, description="nats a sequence: the target, budget or bound")
     horizon: int = Field(10_000, ge=1, description="episodes over which an adaptive price moves")
     rate: float = Field(0.02, gt=0, description="step of a dual price, per iteration")
@@ -50,7 +54,9 @@ class KL:
 class Critic:
     """Who predicts the return at every token."""
 
-    trunk: Literal["own", "policy"] = Field("own", description="a model of its own, or a head on the policy's hidden states")
+    trunk: Literal["own", "policy"] = Field(
+        "own", description="a model of its own, or a head on the policy's hidden states"
+    )
     init: Literal["reward", "sft"] = Field("reward", description="where an own trunk starts from")
     learning_rate: float = Field(1e-4, gt=0, description="the critic's own peak learning rate")
 
@@ -59,10 +65,26 @@ class OnlineAlgorithm(Protocol):
     """What the online loop asks of a method."""
 
     needs: ClassVar[frozenset[str]]
-    epochs: int
-    minibatches: int
-    target_kl: float | None
-    kl: KL
+
+    @property
+    def epochs(self) -> int:
+        """Passes over a rollout."""
+        ...
+
+    @property
+    def minibatches(self) -> int:
+        """Optimiser steps a pass."""
+        ...
+
+    @property
+    def target_kl(self) -> float | None:
+        """The approximate KL past which no further pass is made."""
+        ...
+
+    @property
+    def kl(self) -> KL:
+        """The leash."""
+        ...
 
     def assign(self, scored: Scored, kl_coef: float) -> Experience:
         """Advantages and targets for a scored rollout; rows may be dropped."""
@@ -89,13 +111,21 @@ class PPO:
     epochs: int = Field(4, ge=1, description="passes over a rollout")
     minibatches: int = Field(4, ge=1, description="optimiser steps a pass")
     clip: float = Field(0.2, gt=0, description="ε of the clipped ratio")
-    value_clip: float | None = Field(None, gt=0, description="clips the critic's move likewise; measured not to help, so off")
+    value_clip: float | None = Field(
+        None, gt=0, description="clips the critic's move likewise; measured not to help, so off"
+    )
     gamma: float = Field(1.0, gt=0, le=1, description="discount of GAE")
     lam: float = Field(0.95, ge=0, le=1, description="λ of GAE")
     whiten: bool = Field(True, description="advantages to mean 0 and variance 1 over the whole batch's tokens")
-    value_weight: float = Field(0.5, ge=0, description="c_v, of the critic's loss; matters where the critic shares the policy's trunk")
+    value_weight: float = Field(
+        0.5, ge=0, description="c_v, of the critic's loss; matters where the critic shares the policy's trunk"
+    )
     entropy_weight: float = Field(0.0, ge=0, description="c_e, of the entropy bonus")
-    target_kl: float | None = Field(None, gt=0, description="no further pass once the mean approximate KL to the rollout's policy exceeds this")
+    target_kl: float | None = Field(
+        None,
+        gt=0,
+        description="no further pass once the mean approximate KL to the rollout's policy exceeds this",
+    )
     kl: KL = Field(default_factory=KL, description="the leash to the reference")
     critic: Critic = Field(default_factory=Critic, description="who predicts the return")
 
@@ -124,7 +154,10 @@ class PPO:
         """The clipped surrogate, the critic's squared error and the entropy bonus."""
         assert outputs.values is not None
         surrogate = clipped_surrogate(
-            logprobs=outputs.logprobs, old_logprobs=batch.old_logprobs, advantages=batch.advantages, clip=self.clip
+            logprobs=outputs.logprobs,
+            old_logprobs=batch.old_logprobs,
+            advantages=batch.advantages,
+            clip=self.clip,
         )
         squared = clipped_value(
             values=outputs.values,

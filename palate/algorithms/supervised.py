@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from palate.algorithms.objectives import Batch, Evaluated, Example, Objective
 from palate.data.layout import completions, packed, padded
@@ -25,6 +24,7 @@ from palate.engine.interfaces import Onlooker
 from palate.engine.metrics import JsonLines
 from palate.engine.optimiser import Optimiser, Stepper
 from palate.errors import TrainingError
+from palate.models import CausalLM, RewardModel
 from palate.settings import record
 
 
@@ -35,7 +35,9 @@ class Supervision:
     epochs: int = Field(1, ge=1, description="passes over the data")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
     batch_tokens: int = Field(8192, ge=1, description="tokens of one optimiser step, prompts included")
-    micro_tokens: int = Field(16384, ge=1, description="tokens of one forward pass; smaller needs less memory, changes nothing else")
+    micro_tokens: int = Field(
+        16384, ge=1, description="tokens of one forward pass; smaller needs less memory, changes nothing else"
+    )
     optimiser: Optimiser = Field(default_factory=Optimiser, description="AdamW and the schedule")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
 
@@ -84,7 +86,7 @@ def micro_batches(examples: Sequence[Example], limit: int) -> Iterator[list[Exam
 class SupervisedLoop:
     """A model, its objective and its examples, ready to train; `train` runs or resumes it."""
 
-    model: nn.Module
+    model: CausalLM | RewardModel
     objective: Objective
     examples: Sequence[Example]
     settings: Supervision
@@ -95,10 +97,12 @@ class SupervisedLoop:
         """Trains to the end from the newest checkpoint; returns the number of steps."""
         plan = Plan.of(self.examples, self.settings, self.seed)
         stepper = Stepper(
-            self.model, self.settings.optimiser, learning_rate=self.settings.learning_rate, total=len(plan.steps)
+            self.model,
+            self.settings.optimiser,
+            learning_rate=self.settings.learning_rate,
+            total=len(plan.steps),
         )
         start = self._resume(stepper, checkpoints, metrics)
-        self.model.train()
         onlooker.begin(len(plan.steps), start)
         for step in range(start, len(plan.steps)):
             row = self._step(stepper, plan.steps[step], step)
@@ -110,7 +114,6 @@ class SupervisedLoop:
                 metrics.sync()
                 checkpoints.save(step + 1, tensors, state)
             onlooker.check()
-        self.model.eval()
         return len(plan.steps)
 
     def _resume(self, stepper: Stepper, checkpoints: Checkpoints, metrics: JsonLines) -> int:
@@ -159,7 +162,12 @@ def _add(sums: dict[str, float], evaluated: Evaluated) -> None:
 
 @torch.no_grad()
 def held_out(
-    model: nn.Module, objective: Objective, examples: Sequence[Example], *, limit: int, pad_id: int
+    model: CausalLM | RewardModel,
+    objective: Objective,
+    examples: Sequence[Example],
+    *,
+    limit: int,
+    pad_id: int,
 ) -> dict[str, float]:
     """Means of the loss and of the objective's other figures over examples that were not trained on."""
     sums: dict[str, float] = {"loss": 0.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,9 @@ app.add_typer(data, name="data")
 app.add_typer(world, name="testbed")
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe in TOML.", show_default=False)]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrides a setting; may be repeated.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Overrides a setting; may be repeated.")
+]
 Root = Annotated[Path, typer.Option("--runs", help="Where run directories stand.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Moves an existing run of this name aside and begins anew.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Prints plan, memory and time, and does nothing.")]
@@ -36,37 +39,67 @@ Dry = Annotated[bool, typer.Option("--dry-run", help="Prints plan, memory and ti
 @app.command()
 def demo(settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
     """Align the embedded model on the embedded world, in minutes, offline."""
-    from palate.testbed.demo import demo_recipe
+    from palate.recipe import demo_recipe
 
     _execute(demo_recipe(settings or ()), runs, fresh, dry_run)
 
 
 @app.command()
-def run(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+def run(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    runs: Root = Path("runs"),
+    fresh: Fresh = False,
+    dry_run: Dry = False,
+) -> None:
     """Do every stage of a recipe that is not done yet."""
     _execute(_recipe(recipe, settings), runs, fresh, dry_run)
 
 
 @app.command()
-def sft(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+def sft(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    runs: Root = Path("runs"),
+    fresh: Fresh = False,
+    dry_run: Dry = False,
+) -> None:
     """Do the supervised fine-tuning of a recipe alone."""
     _execute(_recipe(recipe, settings), runs, fresh, dry_run, "sft")
 
 
 @app.command()
-def reward(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+def reward(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    runs: Root = Path("runs"),
+    fresh: Fresh = False,
+    dry_run: Dry = False,
+) -> None:
     """Train the reward model of a recipe alone."""
     _execute(_recipe(recipe, settings), runs, fresh, dry_run, "reward")
 
 
 @app.command()
-def align(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+def align(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    runs: Root = Path("runs"),
+    fresh: Fresh = False,
+    dry_run: Dry = False,
+) -> None:
     """Do the alignment of a recipe alone."""
     _execute(_recipe(recipe, settings), runs, fresh, dry_run, "align")
 
 
 @app.command()
-def evaluate(recipe: RecipeFile, settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+def evaluate(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    runs: Root = Path("runs"),
+    fresh: Fresh = False,
+    dry_run: Dry = False,
+) -> None:
     """Do the evaluation of a recipe alone."""
     _execute(_recipe(recipe, settings), runs, fresh, dry_run, "evaluate")
 
@@ -77,6 +110,122 @@ def report(run: Annotated[Path, typer.Argument(help="A run directory.", show_def
     from palate.report import write
 
     print(write(run))
+
+
+@app.command()
+def verify() -> None:
+    """Check on this machine what must be true exactly, in under two minutes."""
+    from palate.stages.verify import findings
+
+    failed = 0
+    for finding in findings():
+        failed += not finding.holds
+        mark = "ok  " if finding.holds else "FAIL"
+        print(
+            f"{mark} {finding.name}\n       expected {finding.expected}\n       observed {finding.observed}",
+            flush=True,
+        )
+    print(f"\n{failed} properties failed." if failed else "\nEverything holds.")
+    sys.exit(1 if failed else 0)
+
+
+Length = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest completion, EOS included.")]
+Seed = Annotated[int, typer.Option(min=0, help="Fixes every random number.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")]
+Out = Annotated[Path | None, typer.Option("--out", help="A file to write to instead of the screen.")]
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A model directory or hub name.", show_default=False)],
+    prompts: Annotated[Path, typer.Option(help="A file of prompts.", show_default=False)],
+    max_new_tokens: Length = 64,
+    temperature: Temperature = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Only the k likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Only the likeliest tokens of this mass.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Completions a prompt.")] = 1,
+    seed: Seed = 0,
+    out: Out = None,
+) -> None:
+    """Write completions as JSON lines, with token ids and log-probabilities."""
+    from palate.engine.generation import Sampling
+    from palate.stages import tools
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    rows = tools.generate(model, prompts, sampling=sampling, length=max_new_tokens, samples=samples, seed=seed)
+    _write(tools.json_lines(rows), out)
+
+
+@app.command()
+def logprobs(
+    model: Annotated[str, typer.Argument(help="A model directory or hub name.", show_default=False)],
+    file: Annotated[Path, typer.Option("--input", help="A file of {prompt, completion}.", show_default=False)],
+    out: Out = None,
+) -> None:
+    """Write the log-probability of every completion token as JSON lines."""
+    from palate.stages import tools
+
+    _write(tools.json_lines(tools.logprobs(model, file)), out)
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(help="A reward-model directory.", show_default=False)],
+    file: Annotated[Path, typer.Option("--input", help="A file of completions or pairs.", show_default=False)],
+    out: Out = None,
+) -> None:
+    """Write a reward model's scores as JSON lines."""
+    from palate.stages import tools
+
+    _write(tools.json_lines(tools.score(model, file)), out)
+
+
+@app.command()
+def winrate(
+    before: Annotated[str, typer.Argument(help="A model directory or hub name.", show_default=False)],
+    after: Annotated[str, typer.Argument(help="Another.", show_default=False)],
+    judge: Annotated[str, typer.Option(help="A reward-model directory.", show_default=False)],
+    prompts: Annotated[Path, typer.Option(help="A file of prompts.", show_default=False)],
+    max_new_tokens: Length = 64,
+    temperature: Temperature = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Say how often a reward model prefers the second model's answers."""
+    from palate.engine.generation import Sampling
+    from palate.stages import tools
+
+    sampling = Sampling(temperature=temperature)
+    result = tools.winrate(
+        before, after, judge=judge, prompts=prompts, sampling=sampling, length=max_new_tokens, seed=seed
+    )
+    print(next(tools.json_lines(iter([result]))))
+
+
+@world.command()
+def pretrain(
+    out: Annotated[Path, typer.Argument(help="The directory to make.", show_default=False)],
+) -> None:
+    """Remake the embedded base model from its generated corpus."""
+    from rich.console import Console
+
+    from palate.cli.progress import Interruption, Watcher
+    from palate.testbed import pretrain as remake
+
+    console = Console(soft_wrap=True)
+    card = remake(out, Watcher("pretrain", console, Interruption()))
+    console.print(f"{out}: {card['accuracy']}", highlight=False)
+
+
+def _write(lines: Iterator[str], out: Path | None) -> None:
+    """To the screen line by line, or to a file whole or not at all."""
+    if out is None:
+        for line in lines:
+            print(line)
+        return
+    from palate.engine.files import write_atomic
+
+    write_atomic(out, "".join(f"{line}\n" for line in lines))
+    print(out)
 
 
 @data.command("inspect")

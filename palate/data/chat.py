@@ -126,8 +126,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
 
 
 def stop_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The id that ends a completion: the template's first control token after a reply, else the tokenizer's
-    EOS."""
+    """The id that ends a completion: the template's first control token after a reply, else EOS."""
     return _reply_marks(tokenizer, _control_tokens(tokenizer))[1]
 
 

@@ -117,12 +117,9 @@ def contradictory_pairs(pairs: Sequence[PreferencePair]) -> Finding:
     """Pairs that stand there the other way round as well, so that one of the two must be judged wrong."""
     judged = {(pair.prompt.messages, pair.chosen, pair.rejected) for pair in pairs}
     count = sum(
-        pair.chosen != pair.rejected and (pair.prompt.messages, pair.rejected, pair.chosen) in judged
-        for pair in pairs
+        pair.chosen != pair.rejected and (pair.prompt.messages, pair.rejected, pair.chosen) in judged for pair in pairs
     )
-    message = (
-        f"{count} of {len(pairs)} pairs are contradicted: the same two texts stand there the other way round."
-    )
+    message = f"{count} of {len(pairs)} pairs are contradicted: the same two texts stand there the other way round."
     return _counted("contradictory_pairs", message, count, len(pairs), tolerated=_TOLERATED_SHARE)
 
 
@@ -143,9 +140,7 @@ def length_bias(pairs: Sequence[PreferencePair]) -> Finding:
     from palate.ops.diagnostics import wilson_interval  # brings torch along, which reading data does not need
 
     if not pairs:
-        raise UsageError(
-            "No pairs were given, and length bias is measured on at least one. Check what was read."
-        )
+        raise UsageError("No pairs were given, and length bias is measured on at least one. Check what was read.")
     longer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs)
     ties = sum(len(pair.chosen) == len(pair.rejected) for pair in pairs)
     wins = longer + ties / 2
@@ -171,13 +166,9 @@ def alike_labels(pairs: Sequence[PreferencePair]) -> Finding:
     obeyed = [rule for rule, holds in rules.items() if holds and len(pairs) >= _ENOUGH_ROWS]
     said = " and ".join(obeyed)
     message = (
-        f"All labels are alike: {said}."
-        if obeyed
-        else f"No trivial rule explains all labels of {len(pairs)} pairs."
+        f"All labels are alike: {said}." if obeyed else f"No trivial rule explains all labels of {len(pairs)} pairs."
     )
-    return Finding(
-        "warn" if obeyed else "info", "alike_labels", message, {"rules": len(obeyed), "rows": len(pairs)}
-    )
+    return Finding("warn" if obeyed else "info", "alike_labels", message, {"rules": len(obeyed), "rows": len(pairs)})
 
 
 def missing_eos(rows: Sequence[TokenRow], eos_id: int) -> Finding:
@@ -191,9 +182,7 @@ def missing_eos(rows: Sequence[TokenRow], eos_id: int) -> Finding:
 def long_prompts(rows: Sequence[TokenRow], context: int) -> Finding:
     """Prompts that fill the model's context, so that not one token of a completion fits behind them."""
     count = sum(len(row.prompt) >= context for row in rows)
-    message = (
-        f"{count} of {len(rows)} prompts leave no room for a completion in a context of {context} tokens."
-    )
+    message = f"{count} of {len(rows)} prompts leave no room for a completion in a context of {context} tokens."
     return _counted("long_prompts", message, count, len(rows))
 
 
@@ -216,6 +205,4 @@ def equal_after_truncation(rows: Sequence[TokenRow], context: int) -> Finding:
 
 
 def _counted(name: str, message: str, count: int, rows: int, tolerated: float = 0.0) -> Finding:
-    return Finding(
-        "warn" if count > tolerated * rows else "info", name, message, {"count": count, "rows": rows}
-    )
+    return Finding("warn" if count > tolerated * rows else "info", name, message, {"count": count, "rows": rows})

@@ -46,9 +46,7 @@ class Row:
         if not any(message.content.strip() for message in messages):
             raise RowError("there is no prompt: no text stands before the reply.")
         if messages[-1].role == "assistant":
-            raise RowError(
-                "the prompt ends with the assistant's turn; it must end where the assistant is to speak."
-            )
+            raise RowError("the prompt ends with the assistant's turn; it must end where the assistant is to speak.")
         return Prompt(messages, dict(self.fields), self.line)
 
 
@@ -71,9 +69,7 @@ class Format:
 
 def type_name(value: Any) -> str:
     """What a value of a data file is, in a reader's words."""
-    return _TYPE_NAMES.get(
-        type(value), "a number" if isinstance(value, int | float) else type(value).__name__
-    )
+    return _TYPE_NAMES.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
 def _text(value: Any, name: str) -> str:
@@ -85,9 +81,7 @@ def _text(value: Any, name: str) -> str:
 def _reply(value: Any, name: str) -> str:
     text = _text(value, name)
     if not text.strip():
-        raise RowError(
-            f"'{name}' is an empty reply; a reply must have text, or there is nothing to learn from it."
-        )
+        raise RowError(f"'{name}' is an empty reply; a reply must have text, or there is nothing to learn from it.")
     return text
 
 
@@ -99,24 +93,18 @@ def _messages(
 ) -> tuple[Message, ...]:
     if not isinstance(value, list):
         raise RowError(f"'{name}' is {type_name(value)}, and must be a list of turns.")
-    return tuple(
-        _message(turn, f"turn {number} of '{name}'", roles, keys) for number, turn in enumerate(value, 1)
-    )
+    return tuple(_message(turn, f"turn {number} of '{name}'", roles, keys) for number, turn in enumerate(value, 1))
 
 
 def _message(turn: Any, where: str, roles: Mapping[str, Role], keys: tuple[str, str]) -> Message:
     role_key, content_key = keys
     if not isinstance(turn, dict) or role_key not in turn:
-        raise RowError(
-            f"{where} has no '{role_key}'; every turn is an object with '{role_key}' and '{content_key}'."
-        )
+        raise RowError(f"{where} has no '{role_key}'; every turn is an object with '{role_key}' and '{content_key}'.")
     role, content = turn[role_key], turn.get(content_key)
     if not isinstance(role, str) or role not in roles:
         raise RowError(f"{where} has the {role_key} {role!r}; known are {', '.join(roles)}.")
     if not isinstance(content, str):
-        raise RowError(
-            f"the '{content_key}' of {where} is {type_name(content)}; only conversations of text are read."
-        )
+        raise RowError(f"the '{content_key}' of {where} is {type_name(content)}; only conversations of text are read.")
     return Message(roles[role], content)
 
 
@@ -140,15 +128,8 @@ def _margin(row: Row) -> float | None:
     margin = row.values.get("margin")
     if margin is None:
         return None
-    if (
-        isinstance(margin, bool)
-        or not isinstance(margin, int | float)
-        or not math.isfinite(margin)
-        or margin < 0
-    ):
-        raise RowError(
-            f"'margin' is {margin!r}; it says by how much the chosen reply is better: a number from 0 up."
-        )
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin) or margin < 0:
+        raise RowError(f"'margin' is {margin!r}; it says by how much the chosen reply is better: a number from 0 up.")
     return float(margin)
 
 
@@ -175,24 +156,16 @@ def _after(opening: tuple[Message, ...], side: tuple[Message, ...]) -> tuple[Mes
 
 
 def _transcript_pair(row: Row) -> list[Record]:
-    return [
-        _pair(
-            row, _transcript(row.values["chosen"], "chosen"), _transcript(row.values["rejected"], "rejected")
-        )
-    ]
+    return [_pair(row, _transcript(row.values["chosen"], "chosen"), _transcript(row.values["rejected"], "rejected"))]
 
 
 def _pair(row: Row, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> PreferencePair:
     """Two conversations that are the same up to their last turn, which is the reply."""
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if not side or side[-1].role != "assistant":
-            raise RowError(
-                f"'{name}' does not end with a reply of the assistant, so there is none to compare."
-            )
+            raise RowError(f"'{name}' does not end with a reply of the assistant, so there is none to compare.")
     if chosen[:-1] != rejected[:-1]:
-        raise RowError(
-            "the two sides differ before their last reply; a pair is two replies to one conversation."
-        )
+        raise RowError("the two sides differ before their last reply; a pair is two replies to one conversation.")
     prompt = row.prompt(chosen[:-1])
     return PreferencePair(
         prompt, _reply(chosen[-1].content, "chosen"), _reply(rejected[-1].content, "rejected"), _margin(row)
@@ -357,7 +330,5 @@ FORMATS: tuple[Format, ...] = (  # the first that fits is a row's own, so those 
         lambda row: _all(row, list, "prompt"),
         _chat_prompt,
     ),
-    Format(
-        "prompts", "prompts", "text", ("prompt",), (), lambda row: _all(row, str, "prompt"), _plain_prompt
-    ),
+    Format("prompts", "prompts", "text", ("prompt",), (), lambda row: _all(row, str, "prompt"), _plain_prompt),
 )

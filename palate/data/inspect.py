@@ -96,9 +96,7 @@ class _Ids:
     completions: tuple[tuple[int, ...], ...]
 
 
-def inspect_file(
-    path: str | Path, *, encode: Encoder | None = None, context: int | None = None
-) -> Inspection:
+def inspect_file(path: str | Path, *, encode: Encoder | None = None, context: int | None = None) -> Inspection:
     """Reads a file as what it is, without its bad rows, and gathers examples, lengths and findings.
 
     With `encode`, lengths are tokens and examples are what the model reads; `context` is its longest prompt
@@ -178,20 +176,15 @@ def _lengths(records: Sequence[Record], unit: str, rows: Sequence[Sequence[int]]
 def _summary(inspection: Inspection) -> Table:
     table = Table.grid(padding=(0, 2))
     columns = ", ".join(
-        name if name == column else f"{name} from {column}"
-        for name, column in inspection.mapping.columns.items()
+        name if name == column else f"{name} from {column}" for name, column in inspection.mapping.columns.items()
     )
     table.add_row("file", Text(str(inspection.path)))
-    table.add_row(
-        "read as", Text(f"{inspection.mapping.kind}, format {inspection.mapping.format} ({columns})")
-    )
+    table.add_row("read as", Text(f"{inspection.mapping.kind}, format {inspection.mapping.format} ({columns})"))
     table.add_row("records", f"{inspection.records} on {inspection.prompts} different prompts")
     if inspection.dropped_equal:
         table.add_row("dropped", f"{inspection.dropped_equal} pairs with two equal sides")
     if inspection.skipped:
-        table.add_row(
-            "bad rows", Text(f"{len(inspection.skipped)}, which stop a run unless it is told to skip them")
-        )
+        table.add_row("bad rows", Text(f"{len(inspection.skipped)}, which stop a run unless it is told to skip them"))
     for line, reason in inspection.skipped[:_SHOWN_ROWS]:
         table.add_row("", Text(f"line {line}: {_visible(reason)}", style="yellow"))
     return table

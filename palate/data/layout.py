@@ -67,9 +67,7 @@ def padded(prompts: Sequence[Sequence[int]], ids: Tensor, mask: Tensor, *, pad_i
     return replace(layout, positions=positions, documents=None)
 
 
-def packed(
-    prompts: Sequence[Sequence[int]], ids: Tensor, mask: Tensor, *, pad_id: int, capacity: int
-) -> Layout:
+def packed(prompts: Sequence[Sequence[int]], ids: Tensor, mask: Tensor, *, pad_id: int, capacity: int) -> Layout:
     """Several documents a row of at most `capacity` tokens, placed first-fit by falling length.
 
     Raises ValueError where a prompt is empty, a mask is not right-padded, or a document exceeds the capacity.

@@ -54,9 +54,7 @@ def read_rows(path: str | Path, on_bad: OnBadRow | None = None) -> Iterator[tupl
         if row is not None:
             yield line, row
     if seen == 0:
-        raise DataError(
-            "the file holds no rows. Every file needs at least one; was it cut, or never written?", path
-        )
+        raise DataError("the file holds no rows. Every file needs at least one; was it cut, or never written?", path)
 
 
 def file_sha256(path: str | Path) -> str:
@@ -68,11 +66,7 @@ def file_sha256(path: str | Path) -> str:
 def _checked_suffix(path: Path) -> str:
     if path.is_dir():
         inside = [entry.name for entry in sorted(path.iterdir()) if entry.name.endswith(_SUFFIXES)]
-        found = (
-            f"It holds {', '.join(inside[:5])}: name one of them."
-            if inside
-            else "It holds no data file either."
-        )
+        found = f"It holds {', '.join(inside[:5])}: name one of them." if inside else "It holds no data file either."
         raise DataError(f"this is a directory, and a data file is wanted. {found}", path)
     if not path.is_file():
         raise DataError(f"there is no such file. {_near_names(path)}", path)
@@ -80,16 +74,12 @@ def _checked_suffix(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return suffix
     known = ", ".join(_SUFFIXES)
-    raise DataError(
-        f"files that end in '{path.suffix}' are not read, only {known}. Convert it to JSON lines.", path
-    )
+    raise DataError(f"files that end in '{path.suffix}' are not read, only {known}. Convert it to JSON lines.", path)
 
 
 def _near_names(path: Path) -> str:
     if not path.parent.is_dir():
-        return (
-            f"The directory {path.parent} does not exist either; is the path right, seen from {Path.cwd()}?"
-        )
+        return f"The directory {path.parent} does not exist either; is the path right, seen from {Path.cwd()}?"
     names = [entry.name for entry in path.parent.iterdir()]
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
     if not near:
@@ -107,13 +97,9 @@ def _rows(path: Path, suffix: str, on_bad: OnBadRow) -> Iterator[tuple[int, dict
         else:
             yield from _array_rows(path, on_bad)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"the gzip file is damaged or cut short ({error}). Copy or make it again.", path
-        ) from error
+        raise DataError(f"the gzip file is damaged or cut short ({error}). Copy or make it again.", path) from error
     except OSError as error:
-        raise DataError(
-            f"the file cannot be read ({error.strerror or error}). Check its permissions.", path
-        ) from error
+        raise DataError(f"the file cannot be read ({error.strerror or error}). Check its permissions.", path) from error
 
 
 def _open(path: Path) -> Any:
@@ -186,9 +172,7 @@ def _array_rows(path: Path, on_bad: OnBadRow) -> Iterator[tuple[int, dict[str, A
         if text.startswith(",", position):
             position += 1
         elif not text.startswith("]", position):
-            raise DataError(
-                "the array goes on without a comma, or is cut short after this element.", path, line
-            )
+            raise DataError("the array goes on without a comma, or is cut short after this element.", path, line)
     if text[position + 1 :].strip():
         raise DataError("something stands after the array's closing bracket. One file holds one array.", path)
 
@@ -200,9 +184,7 @@ def _whole_text(path: Path) -> str:
         return raw.removeprefix(_BYTE_ORDER_MARK).decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            "this line is no UTF-8. Data files are UTF-8 text: convert it.", path, line
-        ) from error
+        raise DataError("this line is no UTF-8. Data files are UTF-8 text: convert it.", path, line) from error
 
 
 def _skip_whitespace(text: str, position: int) -> int:
@@ -227,9 +209,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
         import pyarrow.parquet
     except ImportError as error:
         advice = "Install it with pip install 'palate[parquet]', or convert the file to JSON lines."
-        raise DataError(
-            f"parquet files need the package pyarrow, which is not installed. {advice}", path
-        ) from error
+        raise DataError(f"parquet files need the package pyarrow, which is not installed. {advice}", path) from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
@@ -259,9 +239,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(built) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(
-            f"the key {twice!r} stands twice in one object, and only one of its values can be meant"
-        )
+        raise ValueError(f"the key {twice!r} stands twice in one object, and only one of its values can be meant")
     return built
 
 

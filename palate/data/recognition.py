@@ -55,9 +55,7 @@ class Mapping:
         known = _BY_NAME.get(self.format)
         if known is None:
             near = difflib.get_close_matches(self.format, _BY_NAME, n=1, cutoff=0.0)[0]
-            raise RecipeError(
-                f"a mapping's format is {self.format!r}, which is not known. Did you mean {near!r}?"
-            )
+            raise RecipeError(f"a mapping's format is {self.format!r}, which is not known. Did you mean {near!r}?")
         if self.kind != known.kind:
             raise RecipeError(f"a mapping of format {self.format!r} holds {known.kind}, not {self.kind!r}.")
         missing = set(known.required) - set(self.columns)
@@ -65,9 +63,7 @@ class Mapping:
         if missing or unknown:
             wanted = ", ".join((*known.required, *(f"{name} (optional)" for name in known.optional)))
             given = ", ".join(self.columns) or "none"
-            raise RecipeError(
-                f"a mapping of format {self.format!r} needs the columns {wanted}; given are {given}."
-            )
+            raise RecipeError(f"a mapping of format {self.format!r} needs the columns {wanted}; given are {given}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping as a small table for a recipe."""
@@ -208,9 +204,7 @@ def _columns(known: Format) -> str:
     return f"{' + '.join(known.required)}, {known.contents} ({known.name})"
 
 
-def _mixture(
-    path: str | Path, votes: Counter[str], first_lines: dict[str, int], names: list[str]
-) -> DataError:
+def _mixture(path: str | Path, votes: Counter[str], first_lines: dict[str, int], names: list[str]) -> DataError:
     found = ", ".join(f"{votes[name]} rows of {name} (first in line {first_lines[name]})" for name in names)
     return DataError(f"the file mixes formats: {found}. One file holds one format; split it.", path)
 
@@ -219,9 +213,7 @@ def _unknown(path: str | Path, rows: Sequence[tuple[int, Table[str, Any]]]) -> D
     line, row = next(((line, row) for line, row in rows if not _format_name(row)), rows[0])
     seen = ", ".join(f"'{name}' ({type_name(value)})" for name, value in row.items()) or "no columns"
     known = "; ".join(_columns(known) for known in FORMATS)
-    return DataError(
-        f"the format is not known. Line {line} has {seen}. Known are: {known}. {_advice(row)}", path
-    )
+    return DataError(f"the format is not known. Line {line} has {seen}. Known are: {known}. {_advice(row)}", path)
 
 
 def _advice(row: Table[str, Any]) -> str:
@@ -231,11 +223,7 @@ def _advice(row: Table[str, Any]) -> str:
             "transcripts: a beginning that two texts share may be more or less than their prompt."
         )
     renamed = [f"'{name}' to '{_RENAMED[name]}'" for name in row if name in _RENAMED]
-    rename = (
-        f"Rename {' and '.join(renamed)}"
-        if renamed
-        else "Rename the columns to those of one of these formats"
-    )
+    rename = f"Rename {' and '.join(renamed)}" if renamed else "Rename the columns to those of one of these formats"
     return f"{rename}, or pin a mapping that names them."
 
 

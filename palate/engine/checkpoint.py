@@ -47,9 +47,7 @@ class Checkpoint:
         """Why this checkpoint cannot be used; None where every checksum holds."""
         try:
             expected = json.loads((self.path / MANIFEST).read_bytes())["sha256"]
-            wrong = [
-                name for name in (TENSORS, STATE) if files.file_sha256(self.path / name) != expected[name]
-            ]
+            wrong = [name for name in (TENSORS, STATE) if files.file_sha256(self.path / name) != expected[name]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"{type(error).__name__}: {error}"
         return f"the checksum of {wrong[0]} does not hold" if wrong else None
@@ -149,9 +147,7 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # Optimisers
 
 
-def flatten_optimiser(
-    optimiser: torch.optim.Optimizer, prefix: str
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def flatten_optimiser(optimiser: torch.optim.Optimizer, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state of a torch optimiser: tensors named `prefix.PARAMETER.KEY`, and its groups as plain values.
 
     ValueError where it was not made from named parameters: only names outlive the order of parameters.
@@ -194,9 +190,7 @@ def restore_optimiser(
 
 def _names(group: Mapping[str, Any]) -> list[str]:
     if "param_names" not in group:
-        raise ValueError(
-            "the optimiser must be made from named parameters: AdamW(model.named_parameters(), …)"
-        )
+        raise ValueError("the optimiser must be made from named parameters: AdamW(model.named_parameters(), …)")
     return group["param_names"]
 
 

@@ -22,9 +22,7 @@ def completion_logprobs(model: LanguageModel, layout: Layout, temperature: float
     return logprobs_from(model, model.hidden(layout), layout, temperature)
 
 
-def logprobs_from(
-    model: LanguageModel, hidden: Tensor, layout: Layout, temperature: float
-) -> tuple[Tensor, Tensor]:
+def logprobs_from(model: LanguageModel, hidden: Tensor, layout: Layout, temperature: float) -> tuple[Tensor, Tensor]:
     """The same from hidden states [R·L, H] that are already there."""
     picked = hidden[layout.predictors[layout.mask]]
     labels = layout.labels[layout.mask]
@@ -34,7 +32,9 @@ def logprobs_from(
         )
     else:
         logits = model.logits(picked)
-        logprobs = token_logprobs(logits=logits.unsqueeze(0), labels=labels.unsqueeze(0), temperature=temperature).squeeze(0)
+        logprobs = token_logprobs(
+            logits=logits.unsqueeze(0), labels=labels.unsqueeze(0), temperature=temperature
+        ).squeeze(0)
         entropy = entropy_from_logits(logits=logits / temperature)
     return spread(logprobs, layout.mask), spread(entropy, layout.mask)
 

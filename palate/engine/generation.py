@@ -31,7 +31,9 @@ class Sampling:
 
     temperature: float = Field(1.0, ge=0, description="divides the logits; 0 takes the likeliest token")
     top_k: int | None = Field(None, ge=1, description="only the k likeliest tokens (never in training)")
-    top_p: float | None = Field(None, gt=0, le=1, description="only the likeliest tokens of this total mass (never in training)")
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="only the likeliest tokens of this total mass (never in training)"
+    )
 
     @property
     def truncated(self) -> bool:
@@ -115,7 +117,7 @@ def generate(
     decoder: Decoder = model.decoder(prompts)
     exact = torch.float64 if decoder.logits.dtype == torch.float64 else torch.float32
     logprobs = torch.zeros((rows, length), dtype=exact, device=device)
-    kept = torch.arange(rows, device=device)   # the row behind each of the decoder's rows
+    kept = torch.arange(rows, device=device)  # the row behind each of the decoder's rows
     going = torch.ones(rows, dtype=torch.bool, device=device)  # per decoder row
     for position in range(length):
         chosen, chosen_logprobs = choose(decoder.logits, u[kept, position], sampling)

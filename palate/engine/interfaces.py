@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -33,14 +33,23 @@ class Decoder(Protocol):
         ...
 
 
-@runtime_checkable
 class LanguageModel(Protocol):
     """An autoregressive model: hidden states of a layout, and the projection from hidden states to logits."""
 
-    vocabulary: int     # V, the number of ids that may be sampled
-    width: int          # H, the size of a hidden state
-    context: int | None     # the longest prompt + completion, None where there is no limit
-    supports_packing: bool  # whether documents that share a row keep apart
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of ids that may be sampled."""
+        ...
+
+    @property
+    def context(self) -> int | None:
+        """The longest prompt and completion together, None where there is no limit."""
+        ...
+
+    @property
+    def projection(self) -> Tensor | None:
+        """The weight [V, H] when `logits(h)` is exactly `h @ weight.T`; None when it is anything more."""
+        ...
 
     def hidden(self, layout: Layout) -> Tensor:
         """Hidden states of every position of the layout, [R, L] → [R·L, H]."""
@@ -48,11 +57,6 @@ class LanguageModel(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the next token, [N, H] → [N, V]."""
-        ...
-
-    @property
-    def projection(self) -> Tensor | None:
-        """The weight [V, H] when `logits(h)` is exactly `h @ weight.T`; None when it is anything more."""
         ...
 
     def decoder(self, prompts: Sequence[Sequence[int]]) -> Decoder:
@@ -113,8 +117,15 @@ class ValueFunction(Protocol):
 class Codec(Protocol):
     """What the online loop needs to know of token ids."""
 
-    eos_id: int | None
-    pad_id: int
+    @property
+    def eos_id(self) -> int | None:
+        """The id that ends a completion, None where none does."""
+        ...
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills what is left of a row."""
+        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """A completion's text, without EOS and padding."""
@@ -124,7 +135,10 @@ class Codec(Protocol):
 class Reward(Protocol):
     """A judge of completions."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What its numbers are called in the metrics."""
+        ...
 
     def score(self, completions: Completions) -> Tensor:
         """One finite number a completion, [B]."""

@@ -55,11 +55,7 @@ class JsonLines:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(
-                f"not JSON: {error}. Restore the file or delete the line.", self.path, number
-            ) from error
+            raise DataError(f"not JSON: {error}. Restore the file or delete the line.", self.path, number) from error
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise DataError(
-                "not an object with a step. Restore the file or delete the line.", self.path, number
-            )
+            raise DataError("not an object with a step. Restore the file or delete the line.", self.path, number)
         return row

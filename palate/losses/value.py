@@ -20,8 +20,6 @@ def clipped_value(
     `clip` is in units of the return. Raises ValueError for a negative clip.
     """
     if not clip >= 0:
-        raise ValueError(
-            f"clip is {clip}; it is how far a value may move from the old one, so give 0 or more."
-        )
+        raise ValueError(f"clip is {clip}; it is how far a value may move from the old one, so give 0 or more.")
     clipped = values.clamp(old_values - clip, old_values + clip)
     return 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())

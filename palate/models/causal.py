@@ -90,9 +90,7 @@ class CausalLM(nn.Module):
 
     @torch.no_grad()
     def _probe(self) -> None:
-        documents = [
-            torch.tensor([document], device=self.model.device) % self.vocabulary for document in PROBE
-        ]
+        documents = [torch.tensor([document], device=self.model.device) % self.vocabulary for document in PROBE]
         plain = [self.model(input_ids=ids).logits[0, :, : self.vocabulary] for ids in documents]
         shorter = [self.model(input_ids=ids[:, :-1]).logits[0, :, : self.vocabulary] for ids in documents]
         if gap(shorter, [logits[:-1] for logits in plain]) > OTHER_ORDER:

@@ -1,8 +1,8 @@
-"""Generation one token at a time: with a cache of keys and values, and, as the plain reference, by reading
-all anew."""
+"""Generation one token at a time, with a cache, or reading all anew at each step as the plain reference."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -29,8 +29,7 @@ class HiddenStates(Protocol):
 
 
 class _RoomyLayer(DynamicLayer):
-    """A growing cache layer that writes into room set aside beforehand; transformers' own copies all it holds
-    at each token.
+    """A cache layer that writes into room set aside; transformers' own copies all it holds at each token.
 
     The one subclass of a library's class here: transformers asks a cache's layers for their type.
     """
@@ -83,7 +82,7 @@ class CachedDecoder:
     ):
         device = trunk.device
         self._trunk = trunk
-        self._last_position = None if context is None else context - 1
+        self._last_position = sys.maxsize if context is None else context - 1
         self._project = logits
         self._cache = DynamicCache(config=trunk.config)
         plain = [type(layer) is DynamicLayer for layer in self._cache.layers]
@@ -132,12 +131,9 @@ class CachedDecoder:
 
 
 class RecomputingDecoder:
-    """Decodes with `hidden` and `logits` alone, reading every document anew at each step: slow, and plainly
-    right."""
+    """Decodes with `hidden` and `logits` alone, reading all anew at each step: slow, and plainly right."""
 
-    def __init__(
-        self, model: HiddenStates, prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu"
-    ):
+    def __init__(self, model: HiddenStates, prompts: Sequence[Sequence[int]], device: torch.device | str = "cpu"):
         self._model = model
         self._device = device
         self._documents = [list(prompt) for prompt in prompts]

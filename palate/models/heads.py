@@ -1,5 +1,4 @@
-"""Scalar heads on a language model's trunk: reward models, critics of their own, critics on the policy's
-trunk."""
+"""Scalar heads on a trunk: reward models, critics with a trunk of their own, critics on the policy's."""
 
 from __future__ import annotations
 

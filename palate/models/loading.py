@@ -1,5 +1,4 @@
-"""Model directories: loading and saving language models and reward models, and what can be wrong with a
-directory.
+"""Model directories: loading and saving language and reward models, and what can be wrong with one.
 
 Only safetensors are read and written, and no code from a model's repository is ever run.
 """
@@ -75,8 +74,7 @@ def load_causal(
 
 
 def save_causal(model: CausalLM, tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
-    """Writes a directory that any transformers user can load; sampling from it is sampling from the model
-    itself."""
+    """Writes a directory for any transformers user; sampling from it is sampling from the model itself."""
     chat = chat_format(tokenizer)
     _name_special_ids(model.model.config, tokenizer, chat)
     # transformers' own default for sampling is top_k = 50, which is not the distribution that was trained.
@@ -97,8 +95,7 @@ def save_causal(model: CausalLM, tokenizer: PreTrainedTokenizerBase, directory: 
 def load_reward_model(
     source: str | Path, *, device: str | torch.device = "cpu", dtype: str = "float32"
 ) -> tuple[RewardModel, ChatFormat, PreTrainedTokenizerBase]:
-    """A reward model from a directory that `save_reward_model` wrote, or any sequence classifier with one
-    label.
+    """A reward model that `save_reward_model` wrote, or any sequence classifier with one label.
 
     Raises ModelError as `load_causal` does, and where the source is a plain language model or the tokenizer
     has changed.
@@ -127,8 +124,7 @@ def load_reward_model(
 
 
 def save_reward_model(model: RewardModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
-    """Writes a last-token reward model as a sequence classifier of one label, a mean-pooled one for Palate
-    alone.
+    """Writes a last-token model as a sequence classifier of one label, a mean-pooled one for Palate alone.
 
     transformers' `score` has no bias: the gain is folded into its weight, and the bias stands in
     `palate.json`.
@@ -207,8 +203,7 @@ def _check_directory(path: Path) -> None:
             "transformers and save it again."
         )
     raise ModelError(
-        f"{path} has a config.json and no weights. A model directory holds *.safetensors. Download or save "
-        "it again."
+        f"{path} has a config.json and no weights. A model directory holds *.safetensors. Download or save it again."
     )
 
 
@@ -312,10 +307,7 @@ def _classifier(trunk: PreTrainedModel, head: Tensor) -> Any:
 
 def _fit_tokenizer(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """Gives the tokenizer a padding token and every id an embedding; returns how many ids may be sampled."""
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in (
-        tokenizer.eos_token_id,
-        stop_id(tokenizer),
-    ):
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id, stop_id(tokenizer)):
         tokenizer.add_special_tokens({"pad_token": PAD})
     ids = 1 + max(tokenizer.get_vocab().values())
     rows = model.get_input_embeddings().weight.shape[0]
@@ -326,8 +318,8 @@ def _fit_tokenizer(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
             for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
                 if layer is not None:
                     layer.weight[rows:] = 0.0
-    # A padding token at the end was added to the model's own vocabulary, and is never sampled.
-    return ids - 1 if tokenizer.pad_token_id == ids - 1 else ids
+    # What was added to the model's own vocabulary is never sampled, nor a padding token added earlier.
+    return min(rows, ids - 1 if tokenizer.pad_token_id == ids - 1 else ids)
 
 
 def _name_special_ids(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:

@@ -1,5 +1,4 @@
-"""A small language model from nothing: a tokenizer made from the run's own text, and a Llama with random
-weights."""
+"""A small language model from nothing: a tokenizer made from the run's own text, and a random Llama."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ TEMPLATE = (
 def scratch_model(
     texts: Iterable[str], *, hidden: int, layers: int, heads: int, vocabulary: int, context: int, seed: int
 ) -> tuple[CausalLM, ChatFormat, PreTrainedTokenizerBase]:
-    """A Llama of `layers` × `hidden` with tied embeddings and a byte-level BPE of at most `vocabulary`
-    tokens.
+    """A Llama of `layers` × `hidden` with tied embeddings and a byte-level BPE of at most `vocabulary` ids.
 
     The same texts and seed give the same model, whatever the global random state, which is left as it was.
     """

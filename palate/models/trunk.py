@@ -1,5 +1,4 @@
-"""A transformers model below its head: its hidden states of a layout, its dropout, and whether rows may be
-packed."""
+"""A transformers model below its head: hidden states of a layout, dropout, and whether rows may be packed."""
 
 from __future__ import annotations
 
@@ -39,9 +38,7 @@ def model_inputs(layout: Layout) -> dict[str, Tensor | bool | None]:
 def keeps_documents_apart(trunk: PreTrainedModel) -> bool:
     """Whether documents that share a row have the hidden states that they have alone, on a probe."""
     documents = [[token % trunk.config.vocab_size for token in document] for document in PROBE]
-    alone = [
-        trunk(input_ids=torch.tensor([ids], device=trunk.device)).last_hidden_state[0] for ids in documents
-    ]
+    alone = [trunk(input_ids=torch.tensor([ids], device=trunk.device)).last_hidden_state[0] for ids in documents]
     ids, mask = completions([document[1:] for document in documents], pad_id=0)
     prompts, size = [document[:1] for document in documents], sum(map(len, documents))
     layout = packed(prompts, ids, mask, pad_id=0, capacity=size).to(trunk.device)

@@ -47,9 +47,7 @@ def leave_one_out(*, scores: Float[Tensor, "prompts group"]) -> Float[Tensor, "p
     return size / (size - 1) * _centred(scores)
 
 
-def group_normalised(
-    *, scores: Float[Tensor, "prompts group"], std: bool = True
-) -> Float[Tensor, "prompts group"]:
+def group_normalised(*, scores: Float[Tensor, "prompts group"], std: bool = True) -> Float[Tensor, "prompts group"]:
     """Each score less its group's mean, divided by the group's standard deviation.
 
     A_i = (x_i − mean)/(s + 10⁻⁴)

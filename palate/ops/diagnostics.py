@@ -18,8 +18,7 @@ def clip_range(clip: Clip) -> tuple[float, float]:
     low, high = clip if isinstance(clip, tuple) else (clip, clip)
     if not (0 <= low <= 1 and 0 <= high < math.inf):
         raise ValueError(
-            f"clip is {clip}; a ratio is kept in [1 − low, 1 + high], "
-            "so low must lie in [0, 1] and high be at least 0."
+            f"clip is {clip}; a ratio is kept in [1 − low, 1 + high], so low must lie in [0, 1] and high be at least 0."
         )
     return 1.0 - low, 1.0 + high
 

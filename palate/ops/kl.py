@@ -145,9 +145,7 @@ class DualKL:
 
 def _violation(kl: float | int, target: float | int) -> float:
     if not math.isfinite(kl):
-        raise ValueError(
-            f"kl is {kl}; a controller needs a finite mean sequence KL, so look for where it came from."
-        )
+        raise ValueError(f"kl is {kl}; a controller needs a finite mean sequence KL, so look for where it came from.")
     return kl / target - 1
 
 
@@ -157,9 +155,7 @@ def _clip(x: float | int, bound: float | int) -> float:
 
 def _require_coefficient(coef: float | int) -> None:
     if not 0 <= coef < math.inf:
-        raise ValueError(
-            f"coef is {coef}; the coefficient of the KL penalty must be finite and not negative."
-        )
+        raise ValueError(f"coef is {coef}; the coefficient of the KL penalty must be finite and not negative.")
 
 
 def _require_positive(value: float | int, name: str) -> None:

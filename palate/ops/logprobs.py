@@ -71,9 +71,7 @@ class _FusedLogprobs(torch.autograd.Function):
     """The chunked projection, log-softmax and gather with their hand-written derivative."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, temperature: float | int, chunk: int
-    ) -> Any:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, temperature: float | int, chunk: int) -> Any:
         """Logprobs and entropy [N], chunk by chunk; the inputs and the entropy are kept for the way back."""
         logprobs = hidden.new_empty(hidden.shape[0], dtype=torch.promote_types(hidden.dtype, torch.float32))
         entropy = torch.empty_like(logprobs)

@@ -65,8 +65,6 @@ def moments(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Moments
     return Moments(mask.sum().to(x.dtype), mean, zero_masked(x - mean, mask).square().sum())
 
 
-def masked_var(
-    x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], unbiased: bool = True
-) -> Float[Tensor, ""]:
+def masked_var(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], unbiased: bool = True) -> Float[Tensor, ""]:
     """Variance of the real entries, Σ m·(x − mean)² / (Σ m − 1), or / Σ m; 0 for one entry or none."""
     return moments(x, mask).variance(unbiased)

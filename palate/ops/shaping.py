@@ -23,9 +23,7 @@ def shaped_rewards(
     less β times the k1 estimate of the sequence KL. Masked positions are 0; a row without a real token has
     nowhere for its score and is 0 throughout.
     """
-    penalty = kl_estimate(
-        logprobs=zero_masked(logprobs, mask), ref_logprobs=zero_masked(ref_logprobs, mask), kind="k1"
-    )
+    penalty = kl_estimate(logprobs=zero_masked(logprobs, mask), ref_logprobs=zero_masked(ref_logprobs, mask), kind="k1")
     real_from_here = mask.flip(1).cumsum(1).flip(1)
     on_last = zero_masked(scores.unsqueeze(1).expand_as(penalty), mask & (real_from_here == 1))
     return on_last - kl_coef * penalty

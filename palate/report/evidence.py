@@ -105,16 +105,13 @@ def alignment(run: Run) -> str:
     if not run.metrics["align"]:
         return absent("No alignment in this run directory: no policy has been optimised.")
     score, spread, kl, length, entropy = (
-        run.series("align", name)
-        for name in ("score/mean", "score/std", "kl/sequence", "length/mean", "entropy")
+        run.series("align", name) for name in ("score/mean", "score/std", "kl/sequence", "length/mean", "entropy")
     )
     name, independent = independent_score(run)
     band = "; the band is ± one standard deviation" if spread.y else ""
     panels = (
         curve(score, "score", "Score", f"what is optimised{band}", spread=spread),
-        curve(
-            independent, "independent", f"{name.capitalize()} score", "of the same completions, not optimised"
-        ),
+        curve(independent, "independent", f"{name.capitalize()} score", "of the same completions, not optimised"),
         curve(kl, "kl", "KL from the SFT model", "nats a completion", target=run.kl_target, from_zero=True),
         curve(length, "length", "Length", "tokens a completion"),
         curve(entropy, "entropy", "Entropy", "nats a token"),
@@ -163,16 +160,12 @@ def _interval(summary: Mapping[str, float], name: str, label: str) -> charts.Int
 def _how_to_read(summary: Mapping[str, float]) -> str:
     sentences = []
     if "reward/length_accuracy" in summary:
-        sentences.append(
-            "“Length alone” is a judge that prefers the longer completion and knows nothing else."
-        )
+        sentences.append("“Length alone” is a judge that prefers the longer completion and knows nothing else.")
     if "reward/ceiling" in summary:
         sentences.append("Annotators disagree, so no judge can pass the noise ceiling.")
     if "reward/mean_chosen" in summary and "reward/mean_rejected" in summary:
         chosen, rejected = summary["reward/mean_chosen"], summary["reward/mean_rejected"]
-        sentences.append(
-            f"Chosen completions score {number(chosen)} on average, rejected ones {number(rejected)}."
-        )
+        sentences.append(f"Chosen completions score {number(chosen)} on average, rejected ones {number(rejected)}.")
     return "".join(f'<p class="note">{sentence}</p>' for sentence in sentences)
 
 
@@ -195,9 +188,7 @@ def _training(run: Run, stage: str, *measures: tuple[str, str, str]) -> str:
         series = run.series(stage, metric)
         if series.y:
             description = _told(title, series, "steps")
-            panels.append(
-                figure(title, caption, charts.training_curve(f"{stage}-{metric}", description, series))
-            )
+            panels.append(figure(title, caption, charts.training_curve(f"{stage}-{metric}", description, series)))
     return f'<div class="charts">{"".join(panels)}</div>' if panels else ""
 
 

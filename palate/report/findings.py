@@ -79,8 +79,7 @@ def _judged(run: Run, results: Results) -> Finding:
     moved = f"It moved {number(kl)} nats from the SFT model, and its" if kl is not None else "Its"
     length = results.length
     moved += (
-        f" completions are {length_change(length.before, length.after)} "
-        f"({change(length.before, length.after)} tokens)."
+        f" completions are {length_change(length.before, length.after)} ({change(length.before, length.after)} tokens)."
     )
     return Finding(tone, headline, (grounds, moved))
 
@@ -101,9 +100,7 @@ def _win_figure(run: Run) -> Figure:
     if run.results is None:
         return Figure("Win rate over SFT", "—", "not evaluated")
     rate = run.results.win_rate
-    return Figure(
-        "Win rate over SFT", percent(rate.estimate), f"95% interval {percent_range(rate.low, rate.high)}"
-    )
+    return Figure("Win rate over SFT", percent(rate.estimate), f"95% interval {percent_range(rate.low, rate.high)}")
 
 
 def _score_figure(run: Run) -> Figure:
@@ -230,9 +227,7 @@ def samples(comparisons: Sequence[Comparison], count: int = 5) -> tuple[Comparis
     takes the last place. Nothing is drawn at random.
     """
     rank = {"win": 0, "tie": 1, "loss": 2}
-    ordered = sorted(
-        comparisons, key=lambda one: (rank[one.outcome], one.score_before - one.score_after, one.prompt)
-    )
+    ordered = sorted(comparisons, key=lambda one: (rank[one.outcome], one.score_before - one.score_after, one.prompt))
     if len(ordered) <= count:
         return tuple(ordered)
     chosen = [ordered[(2 * i + 1) * len(ordered) // (2 * count)] for i in range(count)]

@@ -125,7 +125,7 @@ def _reproduction(run: Run) -> str:
     if run.manifest.command:
         parts.append(f"<h3>Command</h3>\n<pre>{escaped(shlex.join(run.manifest.command))}</pre>")
     if run.recipe:
-        parts.append(f"<h3>Recipe, every value resolved</h3>\n<pre class="recipe">{escaped(run.recipe)}</pre>")
+        parts.append(f'<h3>Recipe, resolved</h3>\n<pre class="recipe">{escaped(run.recipe)}</pre>')
     facts = "".join(
         f"<dt>{name}</dt><dd>{escaped(value)}{f' <code>{escaped(digest)}</code>' if digest else ''}</dd>"
         for name, value, digest in _facts(run)

@@ -30,7 +30,9 @@ class ModelReward:
         """The model's scores, [B]."""
         if self.rereads:
             prompts = [self.chat.encode_prompt(prompt) for prompt in completions.prompts]
-            ids, mask = right_padded([self.chat.encode_completion(text) for text in completions.texts], self.chat.pad_id)
+            ids, mask = right_padded(
+                [self.chat.encode_completion(text) for text in completions.texts], self.chat.pad_id
+            )
         else:
             prompts, ids, mask = completions.prompt_ids, completions.ids, completions.mask
         lengths = torch.tensor([len(prompt) for prompt in prompts]) + mask.sum(dim=1).cpu()

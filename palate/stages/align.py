@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ def run(context: Context) -> Outcome:
     reference = reference_of(context)
     frozen = weight_hash(reference.model)
     loop = _loop(context, policy, reference)
-    state, concerns = _iterate(context, loop)
+    state, concerns = _iterate(context, loop, policy)
     if weight_hash(reference.model) != frozen:
         raise TrainingError(
             "The reference model's weights changed during alignment. KL to a moving reference means nothing. This is a bug, in Palate "
@@ -62,7 +61,7 @@ def run(context: Context) -> Outcome:
 
 
 def _loop(context: Context, policy: Loaded, reference: Loaded) -> OnlineLoop:
-    settings = context.recipe.align
+    settings = context.align
     prompts = stage_records(context, "align")
     kept = fitting_prompts(context, policy, prompts)
     reward = reward_of(context, policy)
@@ -90,7 +89,7 @@ def on_testbed(context: Context) -> bool:
 
 def fitting_prompts(context: Context, policy: Loaded, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts that leave room for a whole completion; a longer one is a bad row."""
-    settings = context.recipe.align
+    settings = context.align
     limit = policy.model.context
     if limit is None:
         return list(prompts)
@@ -114,7 +113,7 @@ def fitting_prompts(context: Context, policy: Loaded, prompts: Sequence[Prompt])
 
 def reference_of(context: Context) -> Loaded:
     """The frozen policy of the KL term, by the recipe: the SFT model, a snapshot of the start, or another directory."""
-    name = context.recipe.align.reference
+    name = context.align.reference
     loaded = load_policy(context) if name in ("sft", "start") else Loaded(*load_causal(name, device=context.device))
     if loaded.chat.fingerprint != load_policy(context).chat.fingerprint:
         raise RecipeError(
@@ -127,7 +126,7 @@ def reference_of(context: Context) -> Loaded:
 
 def reward_of(context: Context, policy: Loaded) -> Reward:
     """The judge by the recipe: the run's reward model, gold, a directory, or a user's function."""
-    name = context.recipe.align.reward
+    name = context.align.reward
     if name == "gold":
         return gold_reward()
     if ".py:" in name:
@@ -146,19 +145,24 @@ def reward_model(context: Context, place: Path, policy: Loaded) -> ModelReward:
     model, chat, _ = load_reward_model(place, device=context.device)
     rereads = chat.fingerprint != policy.chat.fingerprint
     if rereads:
-        context.say(f"The reward model {place} has its own tokenizer: it reads completions as text, through its own template.")
+        context.say(
+            f"The reward model {place} has its own tokenizer: it reads completions as text, through its own template."
+        )
     return ModelReward("reward model", model, chat, rereads)
 
 
 def gold_reward() -> FunctionReward:
     """The testbed's truth."""
-    return FunctionReward("gold", lambda prompts, completions, **_: [
-        testbed.gold(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)
-    ])
+    return FunctionReward(
+        "gold",
+        lambda prompts, completions, **_: [
+            testbed.gold(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)
+        ],
+    )
 
 
-def _critic(context: Context, policy: Loaded, reward: Reward) -> torch.nn.Module | None:
-    method = context.recipe.align.method
+def _critic(context: Context, policy: Loaded, reward: Reward) -> Critic | SharedCritic | None:
+    method = context.align.method
     if "critic" not in method.needs:
         return None
     settings = method.critic
@@ -200,17 +204,19 @@ class Saved:
         return LoopState.from_json(plain["loop"], type(start.kl))
 
 
-def _iterate(context: Context, loop: OnlineLoop) -> tuple[LoopState, tuple[str, ...]]:
-    settings = context.recipe.align
+def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopState, tuple[str, ...]]:
+    settings = context.align
     saved = Saved(
-        context.checkpoints("align"), context.metrics("align"), JsonLines(context.place("align", "samples.jsonl"))
+        context.checkpoints("align"),
+        context.metrics("align"),
+        JsonLines(context.place("align", "samples.jsonl")),
     )
     steppers = loop.steppers()
     found = saved.checkpoints.latest()
     for rows in (saved.metrics, saved.samples):
         rows.cut_after(found.step if found else 0)
     if found is None:
-        state = loop.start(reference_moments(context, loop))
+        state = loop.start(reference_moments(context, loop, policy))
     else:
         state = saved.restore(found, loop.start(NO_MOMENTS), steppers)
     onlooker = context.watch("align")
@@ -242,12 +248,11 @@ NEGATIVE_KL = (
 NO_MOMENTS = Moments(*torch.zeros(3, dtype=torch.float64))
 
 
-def reference_moments(context: Context, loop: OnlineLoop) -> Moments:
+def reference_moments(context: Context, loop: OnlineLoop, policy: Loaded) -> Moments:
     """Moments of the judge's numbers on completions of the policy as the stage begins, frozen from then on."""
     if loop.settings.shaping.normalise != "reference":
         return NO_MOMENTS
-    count = context.recipe.align.reference_samples
-    policy = Loaded(loop.policy, loop.codec, loop.codec.tokenizer)
+    count = context.align.reference_samples
     completions, _ = sample(
         policy,
         loop.prompts,

@@ -56,7 +56,12 @@ def by_group_table(results: dict[str, Any]) -> Table:
     table = Table(title="Score before and after", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in ("prompts", "count", "before", "after", "preferred"):
         table.add_column(name, justify="left" if name == "prompts" else "right")
-    overall = {"name": "all", "count": results["prompts"], **results["score"], "win_rate": results["win_rate"]["estimate"]}
+    overall = {
+        "name": "all",
+        "count": results["prompts"],
+        **results["score"],
+        "win_rate": results["win_rate"]["estimate"],
+    }
     groups = [group for group in results["groups"] if group["name"] != "all"]
     for group in [*groups, overall]:
         table.add_row(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -13,8 +14,11 @@ from palate.data.recognition import Dataset
 from palate.engine.checkpoint import Checkpoints
 from palate.engine.interfaces import Onlooker
 from palate.engine.metrics import JsonLines
-from palate.recipe import Recipe, Run
+from palate.errors import RecipeError
+from palate.recipe import SFT, Align, Evaluate, Recipe, Reward, Run
 from palate.stages.directory import RunDirectory
+
+Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,26 @@ class Context:
     device: torch.device
     watch: Callable[[str], Onlooker]
     say: Callable[[str], None]
+
+    @property
+    def sft(self) -> SFT:
+        """The recipe's section [sft]; RecipeError where it has none."""
+        return present(self.recipe.sft, "sft")
+
+    @property
+    def reward(self) -> Reward:
+        """The recipe's section [reward]; RecipeError where it has none."""
+        return present(self.recipe.reward, "reward")
+
+    @property
+    def align(self) -> Align:
+        """The recipe's section [align]; RecipeError where it has none."""
+        return present(self.recipe.align, "align")
+
+    @property
+    def evaluate(self) -> Evaluate:
+        """The recipe's section [evaluate]; RecipeError where it has none."""
+        return present(self.recipe.evaluate, "evaluate")
 
     @property
     def seed(self) -> int:
@@ -56,6 +80,15 @@ class Outcome:
     steps: int = 0
 
 
+def present(section: Section | None, name: str) -> Section:
+    """The section; RecipeError where the recipe has none of the name."""
+    if section is None:
+        raise RecipeError(
+            f"The recipe has no section [{name}], and the stage {name} needs one. Add it, or leave out the stage."
+        )
+    return section
+
+
 def device_of(run: Run) -> torch.device:
     """The device asked for; auto takes CUDA, then MPS, then the CPU."""
     if run.device != "auto":
@@ -67,7 +100,9 @@ def device_of(run: Run) -> torch.device:
 
 def use_threads(run: Run) -> int:
     """Sets and returns the number of CPU threads."""
-    threads = len(os.sched_getaffinity(0)) if run.threads == "auto" and hasattr(os, "sched_getaffinity") else run.threads
+    threads = (
+        len(os.sched_getaffinity(0)) if run.threads == "auto" and hasattr(os, "sched_getaffinity") else run.threads
+    )
     threads = (os.cpu_count() or 1) if threads == "auto" else int(threads)
     torch.set_num_threads(threads)
     return threads

@@ -41,18 +41,14 @@ class RunDirectory:
     _lock: TextIO = field(repr=False)
 
     @classmethod
-    def open(
-        cls, root: str | Path, *, name: str, seed: int, threads: int, command: Sequence[str]
-    ) -> RunDirectory:
+    def open(cls, root: str | Path, *, name: str, seed: int, threads: int, command: Sequence[str]) -> RunDirectory:
         """Opens the run `root/name`, or begins it, and clears what a killed process left half done.
 
         RecipeError where the name names no directory; RunDirectoryError where another process holds the run,
         or where the directory holds something else.
         """
         if not name or name.startswith(".") or "/" in name:
-            raise RecipeError(
-                f"run.name = {name!r}: it names a directory; give a name without / or leading dot."
-            )
+            raise RecipeError(f"run.name = {name!r}: it names a directory; give a name without / or leading dot.")
         path = Path(root) / name
         _must_be_a_run(path)
         files.make_directory(path)
@@ -195,9 +191,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ..
         {**one["versions"], **one["hardware"], "palate": one["palate"], "threads": one["threads"]}
         for one in (before, now)
     )
-    return tuple(
-        f"{name} was {then.get(name)} and is {today[name]}" for name in today if then.get(name) != today[name]
-    )
+    return tuple(f"{name} was {then.get(name)} and is {today[name]}" for name in today if then.get(name) != today[name])
 
 
 # The lock, and the directory as a whole
@@ -244,9 +238,7 @@ def _must_be_a_run(path: Path) -> None:
 
 def _number(path: Path) -> Path:
     """Renames `path` to the first free of NAME.1, NAME.2, … beside it."""
-    free = next(
-        aside for n in itertools.count(1) if not (aside := path.with_name(f"{path.name}.{n}")).exists()
-    )
+    free = next(aside for n in itertools.count(1) if not (aside := path.with_name(f"{path.name}.{n}")).exists())
     files.perform(os.rename, path, free)
     files.sync(path.parent)
     return free

@@ -16,10 +16,10 @@ from palate.engine.generation import Generated
 from palate.engine.interfaces import Completions, Reward
 from palate.engine.seeding import derive
 from palate.errors import RecipeError
-from palate.evaluate import Comparison, by_group, compare, win_rate
+from palate.evaluation import Comparison, by_group, compare, win_rate
 from palate.models import load_causal
-from palate.records import Prompt
 from palate.recipe import TESTBED
+from palate.records import Prompt
 from palate.rewards import checked_scores
 from palate.stages.align import gold_reward, reward_model
 from palate.stages.context import Context, Outcome
@@ -81,7 +81,7 @@ def run(context: Context) -> Outcome:
 
 def judge_of(context: Context, policy: Loaded) -> Reward:
     """Gold on the testbed, or the reward model that learnt from pairs which the training reward never saw."""
-    if context.recipe.evaluate.judge == "gold":
+    if context.evaluate.judge == "gold":
         if data_files(context.recipe, "evaluate") != TESTBED:
             raise RecipeError(
                 'evaluate.judge = "gold" was given with prompts of your own. Gold knows the testbed\'s questions only. Use '
@@ -102,19 +102,21 @@ def _prompts(context: Context, policy: Loaded) -> list[Prompt]:
     known: Sequence[Prompt] = stage_records(context, "evaluate")
     limit = policy.model.context
     fitting = [
-        prompt for prompt in known if limit is None or len(policy.chat.encode_prompt(prompt)) + _length(context) <= limit
+        prompt
+        for prompt in known
+        if limit is None or len(policy.chat.encode_prompt(prompt)) + _length(context) <= limit
     ]
     if not fitting:
         raise RecipeError(
             f"None of {len(known)} prompts leaves room for {_length(context)} tokens in a context of {limit}. Shorten the prompts or "
             "lower align.max_new_tokens."
         )
-    count = min(context.recipe.evaluate.count, len(fitting))
+    count = min(context.evaluate.count, len(fitting))
     return [fitting[index * len(fitting) // count] for index in range(count)]
 
 
 def _length(context: Context) -> int:
-    return MAX_NEW_TOKENS if context.recipe.align is None else context.recipe.align.loop.max_new_tokens
+    return MAX_NEW_TOKENS if context.recipe.align is None else context.align.loop.max_new_tokens
 
 
 def answers(context: Context, model: Loaded, judge: Reward, prompts: Sequence[Prompt]) -> Answers:
@@ -126,7 +128,7 @@ def answers(context: Context, model: Loaded, judge: Reward, prompts: Sequence[Pr
         rows=range(len(prompts)),
         samples=[0] * len(prompts),
         length=_length(context),
-        sampling=context.recipe.evaluate.sampling,
+        sampling=context.evaluate.sampling,
     )
     return Answers(completions, generated, checked_scores(judge, completions).tolist())
 
@@ -145,14 +147,12 @@ def _comparison(prompt: Prompt, row: int, before: Answers, after: Answers) -> Co
     )
 
 
-def _results(
-    context: Context, comparisons: Sequence[Comparison], before: Answers, after: Answers
-) -> dict[str, Any]:
+def _results(context: Context, comparisons: Sequence[Comparison], before: Answers, after: Answers) -> dict[str, Any]:
     rate = win_rate(comparison.outcome for comparison in comparisons)
     return {
-        "judge": context.recipe.evaluate.judge,
+        "judge": context.evaluate.judge,
         "prompts": len(comparisons),
-        "temperature": context.recipe.evaluate.sampling.temperature,
+        "temperature": context.evaluate.sampling.temperature,
         "win_rate": asdict(rate),
         "attainable": None,
         "score": {"before": mean(before.scores), "after": mean(after.scores)},
@@ -175,7 +175,7 @@ def _truth(
         "attainable": {"win_rate": attainable.estimate},
         "correct": {"before": correct_share(before), "after": correct_share(after)},
         "best_of_n": {
-            "n": context.recipe.evaluate.best_of,
+            "n": context.evaluate.best_of,
             "score": best,
             "share_of_way": gained / max(best - mean(before.scores), 1e-9),
         },
@@ -190,7 +190,7 @@ def correct_share(given: Answers) -> float:
 
 def best_of_n(context: Context, model: Loaded, prompts: Sequence[Prompt]) -> float:
     """Mean over some prompts of the best gold among n samples of the model before alignment."""
-    settings = context.recipe.evaluate
+    settings = context.evaluate
     count, n = min(settings.best_of_prompts, len(prompts)), settings.best_of
     chosen = [prompts[index * len(prompts) // count] for index in range(count)]
     completions, _ = sample(

@@ -17,6 +17,7 @@ from palate import testbed
 from palate.algorithms.objectives import Example
 from palate.data.chat import ChatFormat
 from palate.data.checks import split_by_prompt
+from palate.data.formats import Kind
 from palate.data.recognition import Dataset, read
 from palate.data.recognition import Mapping as ColumnMapping
 from palate.engine.generation import Generated, Sampling, generate
@@ -26,13 +27,18 @@ from palate.errors import DataError, RecipeError
 from palate.models.causal import CausalLM
 from palate.models.loading import load_causal
 from palate.models.scratch import scratch_model
-from palate.recipe import TESTBED, Files, Recipe, files_of
+from palate.recipe import TESTBED, Files, Model, Recipe, files_of
 from palate.records import Demonstration, PreferencePair, Prompt
 from palate.stages.context import Context
 
 Record = TypeVar("Record", Demonstration, PreferencePair, Prompt)
 
-KINDS = {"sft": "demonstrations", "reward": "pairs", "align": "prompts", "evaluate": "prompts"}
+KINDS: dict[str, Kind] = {
+    "sft": "demonstrations",
+    "reward": "pairs",
+    "align": "prompts",
+    "evaluate": "prompts",
+}
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,9 @@ def fitting(
             *place_of(context, section, record),
         )
     if long:
-        context.say(f"{section}: {len(long)} of {len(examples)} rows are longer than the context of {limit} tokens and were left out.")
+        context.say(
+            f"{section}: {len(long)} of {len(examples)} rows are longer than the context of {limit} tokens and were left out."
+        )
     dropped = set(long)
     return [example for index, example in enumerate(examples) if index not in dropped]
 
@@ -164,6 +172,15 @@ def place_of(context: Context, section: str, record: Any) -> tuple[str | None, i
 
 
 # ---- models
+
+
+def source_of(model: Model) -> str | Path:
+    """The directory or hub name of the model that a run is given; RecipeError where it makes one from nothing."""
+    if model.path is None:
+        raise RecipeError(
+            "[model.scratch] was given without [sft]. A model from nothing must be trained first. Add a section [sft]."
+        )
+    return testbed.base_model() if model.path == TESTBED else model.path
 
 
 def start_model(context: Context) -> Loaded:
@@ -182,8 +199,7 @@ def start_model(context: Context) -> Loaded:
         )
         made[0].to(context.device)
         return Loaded(*made)
-    path = testbed.base_model() if model.path == TESTBED else model.path
-    return Loaded(*load_causal(path, device=context.device))
+    return Loaded(*load_causal(source_of(model), device=context.device))
 
 
 def scratch_texts(context: Context) -> list[str]:
@@ -208,10 +224,7 @@ def policy_path(context: Context) -> str | Path:
     saved = context.place("sft", "model")
     if context.recipe.sft is not None or saved.exists():
         return saved
-    model = context.recipe.model
-    if model.path is None:
-        raise RecipeError("[model.scratch] was given without [sft]. A model from nothing must be trained first. Add a section [sft].")
-    return testbed.base_model() if model.path == TESTBED else model.path
+    return source_of(context.recipe.model)
 
 
 def load_policy(context: Context) -> Loaded:
@@ -241,7 +254,12 @@ def sample(
         u = uniforms(seed, 0, rows[some], samples[some], length)
         parts.append(
             generate(
-                loaded.model, ids[some], u=u, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, sampling=sampling
+                loaded.model,
+                ids[some],
+                u=u,
+                eos_id=loaded.chat.eos_id,
+                pad_id=loaded.chat.pad_id,
+                sampling=sampling,
             )
         )
     drawn = _joined(parts, loaded.chat.pad_id)

@@ -13,7 +13,7 @@ from palate.algorithms.supervised import SupervisedLoop, collate, micro_batches
 from palate.data.checks import check_records, length_bias, shared_prompts
 from palate.engine.generation import Sampling
 from palate.engine.seeding import derive, generator
-from palate.evaluate import preference_accuracy
+from palate.evaluation import preference_accuracy
 from palate.models import RewardModel, load_causal, save_reward_model
 from palate.ops import moments
 from palate.records import PreferencePair
@@ -79,15 +79,13 @@ def data_concerns(train: Sequence[PreferencePair], heldout: Sequence[PreferenceP
 
 def _train(context: Context, pairs: Sequence[PreferencePair], *place: str) -> Trained:
     """Trains one reward model in its own directory, centres it on SFT completions, and saves it."""
-    settings = context.recipe.reward
+    settings = context.reward
     policy = load_policy(context)
     trunk = policy if settings.model is None else Loaded(*load_causal(settings.model, device=context.device))
     objective = Preference(trunk.chat)
     examples = fitting(context, "reward", examples_of(objective, pairs), pairs, trunk.model.context)
     examples = [example for example in examples if example.completions[0] != example.completions[1]]
-    model = RewardModel.on(
-        trunk.model, pooling=settings.pooling, generator=generator(context.seed, *place, "head")
-    )
+    model = RewardModel.on(trunk.model, pooling=settings.pooling, generator=generator(context.seed, *place, "head"))
     model.to(context.device)
     loop = SupervisedLoop(
         model, objective, examples, settings.loop, derive(context.seed, *place) % 2**32, trunk.chat.pad_id
@@ -99,11 +97,9 @@ def _train(context: Context, pairs: Sequence[PreferencePair], *place: str) -> Tr
     return Trained(centred, steps, len(examples))
 
 
-def _centred(
-    context: Context, reward: ModelReward, policy: Loaded, pairs: Sequence[PreferencePair]
-) -> ModelReward:
+def _centred(context: Context, reward: ModelReward, policy: Loaded, pairs: Sequence[PreferencePair]) -> ModelReward:
     """The reward model with gain and bias such that the policy's completions score 0 on average, with variance 1."""
-    count = context.recipe.reward.reference_samples
+    count = context.reward.reference_samples
     prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
     room = [prompt for prompt in prompts if fits(policy, prompt)] or prompts
     rows = [index % len(room) for index in range(count)]
@@ -135,11 +131,9 @@ def score_pairs(
 ) -> tuple[list[float], list[float]]:
     """The scores of both sides of every pair, in order."""
     objective = Preference(reward.chat)
-    examples: Sequence[Example] = fitting(
-        context, "reward", examples_of(objective, pairs), pairs, context_of(reward)
-    )
+    examples: Sequence[Example] = fitting(context, "reward", examples_of(objective, pairs), pairs, context_of(reward))
     scores: list[float] = []
-    limit = context.recipe.reward.loop.micro_tokens
+    limit = context.reward.loop.micro_tokens
     for part in micro_batches(examples, limit):
         batch = collate(part, pad_id=reward.chat.pad_id, packing=False)
         scores += reward.model.scores(batch.layout.to(context.device)).tolist()

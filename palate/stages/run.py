@@ -121,7 +121,9 @@ def _model_files(path: str | None) -> dict[str, str]:
     place = Path(path or "")
     if path in (None, TESTBED) or not place.is_dir():
         return {}
-    return {file.name: file_sha256(file) for file in sorted(place.iterdir()) if file.suffix in (".safetensors", ".json")}
+    return {
+        file.name: file_sha256(file) for file in sorted(place.iterdir()) if file.suffix in (".safetensors", ".json")
+    }
 
 
 def _digest(context: Context, stage: str, chain: str) -> tuple[str, int]:
@@ -163,7 +165,10 @@ def _perform(context: Context, steps: Sequence[Step]) -> None:
         context.say(f"Going on is not exact to the bit: {'; '.join(context.directory.changed)}.")
     hashes = {str(file.path): file.sha256 for files in context.data.values() for file in files}
     context.directory.update(data=hashes)
-    write_atomic(context.place("recipe.toml"), dump_toml(context.recipe, "The resolved recipe, every value written out."))
+    write_atomic(
+        context.place("recipe.toml"),
+        dump_toml(context.recipe, "The resolved recipe, every value written out."),
+    )
     for step in steps:
         if step.action == "redo":
             aside = context.directory.reset_stage(step.stage)
@@ -200,7 +205,12 @@ def _do(context: Context, step: Step) -> None:
         "reasons": list(outcome.concerns),
     }
     directory.update_stage(
-        step.stage, status="done", seconds=seconds, steps=outcome.steps, verdict=verdict, files=_files(context, step.stage)
+        step.stage,
+        status="done",
+        seconds=seconds,
+        steps=outcome.steps,
+        verdict=verdict,
+        files=_files(context, step.stage),
     )
     # The evaluation's figures are about alignment, and say so in their names.
     named = {name if "/" in name else f"{step.stage}/{name}": value for name, value in outcome.figures.items()}

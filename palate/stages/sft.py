@@ -8,13 +8,13 @@ from palate.algorithms.objectives import Imitation, examples_of
 from palate.algorithms.supervised import SupervisedLoop, held_out
 from palate.models.loading import save_causal
 from palate.stages.context import Context, Outcome
-from palate.stages.material import fitting, split, start_model, stage_records
+from palate.stages.material import fitting, split, stage_records, start_model
 from palate.stages.saving import save_whole
 
 
 def run(context: Context) -> Outcome:
     """Trains, saves `sft/model`, and measures the held-out loss before and after."""
-    settings = context.recipe.sft
+    settings = context.sft
     records = stage_records(context, "sft")
     train, heldout = split(context, "sft", records)
     start = start_model(context)

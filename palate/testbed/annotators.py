@@ -2,9 +2,10 @@
 
     P(a ≻ b) = σ((utility(a) − utility(b)) / temperature),    utility = gold + Σ biases
 
-Two annotators agree on a pair with probability p² + (1 − p)²: InstructGPT (2203.02155) reports 73 % among its own, and
-`TEMPERATURE` is set so that the testbed's pairs give that mean. Who always guesses an annotator's likelier choice is
-right with probability max(p, 1 − p), whose mean is the ceiling of every reward model's accuracy.
+Two annotators agree on a pair with probability p² + (1 − p)²: InstructGPT (2203.02155) reports 73 % among its
+own, and `TEMPERATURE` is set so that the testbed's pairs give that mean. Who always guesses an annotator's
+likelier choice is right with probability max(p, 1 − p), whose mean is the ceiling of every reward model's
+accuracy.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _TERMS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Annotator:
-    """One who prefers by gold plus `biases` (in units of gold) at a temperature, or tosses a coin (`random_labels`)."""
+    """Someone who prefers by gold plus `biases` (in units of gold); with `random_labels`, by a coin."""
 
     temperature: float = TEMPERATURE
     biases: Mapping[str, float] = field(default_factory=dict)
@@ -55,8 +56,8 @@ class Annotator:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise UsageError(
-                f"The annotator's temperature is {self.temperature}. It divides a difference of gold and must be above "
-                f"0: small for sure annotators, large for noisy ones. The testbed's own is {TEMPERATURE}."
+                f"The annotator's temperature is {self.temperature}. It divides differences of gold and must "
+                f"be above 0: small for sure annotators, large for noisy ones. The testbed's is {TEMPERATURE}."
             )
         for name, weight in self.biases.items():
             if name not in BIASES:
@@ -65,8 +66,8 @@ class Annotator:
                 )
             if not math.isfinite(weight) or (name == "blindness" and not 0 <= weight <= 1):
                 raise UsageError(
-                    f"The annotator's bias {name!r} is {weight}. A bias is a finite number of gold units, and blindness "
-                    "a share from 0 to 1. Give such a number."
+                    f"The annotator's bias {name!r} is {weight}. A bias is a finite number of gold units, "
+                    "and blindness a share from 0 to 1. Give such a number."
                 )
 
     def utility(self, prompt: Prompt | str, completion: str) -> float:
@@ -88,23 +89,23 @@ class Annotator:
 
 
 def agreement(probabilities: Iterable[float]) -> float:
-    """How often two independent annotators agree, mean of p² + (1 − p)² over pairs preferred with probability p."""
+    """How often two independent annotators agree: the mean of p² + (1 − p)²."""
     return _mean(p * p + (1 - p) * (1 - p) for p in probabilities)
 
 
 def ceiling(probabilities: Iterable[float]) -> float:
-    """The highest accuracy that noise allows, mean of max(p, 1 − p)."""
+    """The highest accuracy that noisy labels allow: the mean of max(p, 1 − p)."""
     return _mean(max(p, 1 - p) for p in probabilities)
 
 
 def expected_accuracy(
     pairs: Sequence[PreferencePair], chosen: Sequence[float], rejected: Sequence[float]
 ) -> dict[str, float]:
-    """A judge's accuracy against the probability of each label rather than one draw of it, by kind of pair.
+    """A judge's accuracy against each label's probability rather than one draw of it, by kind of pair.
 
-    `chosen` and `rejected` are the judge's scores of the two sides of each pair, ties half. Labels are those of an
-    unbiased annotator at the testbed's temperature. Returns `agreement`, and for all pairs and for each kind
-    `expected_accuracy`, `ceiling` and `of_ceiling`, their quotient.
+    `chosen` and `rejected` are the judge's scores of the two sides of each pair, ties half. Labels are those
+    of an unbiased annotator at the testbed's temperature. Returns `agreement`, and for all pairs and for each
+    kind `expected_accuracy`, `ceiling` and `of_ceiling`, their quotient.
     """
     probabilities = [_honest(pair) for pair in pairs]
     credits = [_credit(*row) for row in zip(probabilities, chosen, rejected, strict=True)]

@@ -1,6 +1,6 @@
-"""What is generated from the world: base corpus, demonstrations, preference pairs and prompts, each from a seed.
+"""What is generated from the world: base corpus, demonstrations, preference pairs and prompts.
 
-Row i of anything depends on (what it is, seed, i) alone, so asking for more rows leaves the first as they were.
+Row i of anything depends on (what it is, seed, i) alone: asking for more rows leaves the first as they were.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import count as counting
 from types import MappingProxyType
 
 import numpy as np
@@ -21,6 +20,7 @@ from palate.testbed.manners import (
     incomplete_items,
     pick,
     pick_weighted,
+    refuse,
     right_items,
     some,
     stream,
@@ -29,18 +29,22 @@ from palate.testbed.manners import (
 )
 from palate.testbed.world import Question, Split, questions
 
-INNER_MANNERS = ("hedged", "overconfident", "repetitive")
-OUTER_MANNERS = ("padded", "sycophantic", "stock", "bulleted")
+INNER = ("hedged", "overconfident", "repetitive")
+OUTER = ("padded", "sycophantic", "stock phrase", "bulleted")
 
 PAIR_KINDS: Mapping[str, float] = MappingProxyType({"manner": 0.4, "correctness": 0.4, "both": 0.2})
+
+
+Sides = Callable[[Question, np.random.Generator], tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """Shares by which replies are drawn.
 
-    `wrong` and `incomplete` are shares of all answers (only lists can be incomplete); `direct` and `refusing` of all
-    manners, the rest being vices, of which a share `doubled` has a second one around the first.
+    `refusing` is a share of all replies to what should be answered; `wrong` and `incomplete` are shares of
+    the answers (only lists can be incomplete), `direct` is the share without a vice, and `doubled` that of
+    vices in twos.
     """
 
     wrong: float
@@ -61,17 +65,15 @@ def base_corpus(count: int, seed: int) -> tuple[Demonstration, ...]:
 
 
 def demonstrations(count: int, seed: int) -> tuple[Demonstration, ...]:
-    """What people wrote when asked to show how to answer: mostly right, in all manners, a fifth of them direct."""
+    """What people wrote who were asked to show how to answer: mostly right, yet in all manners."""
     return _exchanges("demonstrations", DEMONSTRATED, count, seed)
 
 
-def pairs(
-    count: int, seed: int, annotator: Annotator, split: Split = "known"
-) -> tuple[PreferencePair, ...]:
+def pairs(count: int, seed: int, annotator: Annotator, split: Split = "known") -> tuple[PreferencePair, ...]:
     """Pairs of replies with the annotator's preference.
 
-    Each prompt's fields say what the sides differ in (`kind`: manner, correctness or both) and the gold of the chosen
-    and the rejected side (`gold`).
+    Each prompt's fields say what the sides differ in (`kind`: manner, correctness or both) and the gold of
+    the chosen and the rejected side (`gold`).
     """
     return tuple(_pair(stream(seed, "pairs", split, row), annotator, split) for row in range(count))
 
@@ -82,9 +84,7 @@ def prompts(split: Split, count: int | None = None, seed: int = 0) -> tuple[Prom
     if count is None:
         return tuple(question.prompt for question in asked)
     if count > len(asked):
-        raise UsageError(
-            f"{count} {split} prompts were asked of the testbed, which has {len(asked)}. Ask for fewer."
-        )
+        raise UsageError(f"{count} {split} prompts were asked of the testbed, which has {len(asked)}. Ask for fewer.")
     return tuple(question.prompt for question in some(asked, count, stream(seed, "prompts", split)))
 
 
@@ -103,7 +103,9 @@ def _exchange(random: np.random.Generator, mixture: Mixture) -> Demonstration:
 
 
 def _reply(question: Question, mixture: Mixture, random: np.random.Generator) -> str:
-    return write(question, _items(question, mixture, random), _manners(question, mixture, random), random)
+    if random.random() < mixture.refusing and question.fact.task != "declined":
+        return refuse(random)
+    return write(question, _items(question, mixture, random), _vices(mixture, random), random)
 
 
 def _items(question: Question, mixture: Mixture, random: np.random.Generator) -> tuple[str, ...]:
@@ -115,16 +117,12 @@ def _items(question: Question, mixture: Mixture, random: np.random.Generator) ->
     return right_items(question.fact, random)
 
 
-def _manners(question: Question, mixture: Mixture, random: np.random.Generator) -> tuple[str, ...]:
-    """() is direct; ("refusing",) where refusing is needless; else one vice, or one around another."""
-    u = random.random()
-    if u < mixture.direct:
+def _vices(mixture: Mixture, random: np.random.Generator) -> tuple[str, ...]:
+    if random.random() < mixture.direct:
         return ()
-    if u < mixture.direct + mixture.refusing and question.fact.task != "declined":
-        return ("refusing",)
     if random.random() < mixture.doubled:
-        return (pick(INNER_MANNERS, random), pick(OUTER_MANNERS, random))
-    return (pick(INNER_MANNERS + OUTER_MANNERS, random),)
+        return (pick(INNER, random), pick(OUTER, random))
+    return (pick(INNER + OUTER, random),)
 
 
 def _pair(random: np.random.Generator, annotator: Annotator, split: Split) -> PreferencePair:
@@ -135,11 +133,12 @@ def _pair(random: np.random.Generator, annotator: Annotator, split: Split) -> Pr
     first, second = (second, first) if swapped else (first, second)
     if not annotator.prefers(question.text, first, second, random.random()):
         first, second = second, first
-    fields = {**question.prompt.fields, "kind": kind, "gold": (gold(question.text, first), gold(question.text, second))}
+    fields = {
+        **question.prompt.fields,
+        "kind": kind,
+        "gold": (gold(question.text, first), gold(question.text, second)),
+    }
     return PreferencePair(Prompt.of(question.text, **fields), first, second)
-
-
-Sides = Callable[[Question, np.random.Generator], tuple[str, str]]
 
 
 def _two_sides(sides: Sides, question: Question, random: np.random.Generator) -> tuple[str, str]:
@@ -151,22 +150,25 @@ def _two_sides(sides: Sides, question: Question, random: np.random.Generator) ->
 
 
 def _manner_sides(question: Question, random: np.random.Generator) -> tuple[str, str]:
-    """One answer in two manners, neither of which is a refusal."""
+    """One answer, right or wrong, in two manners."""
     items = _items(question, COMPARED, random)
-    return tuple(write(question, items, _answering(question, random), random) for _ in range(2))
+    first, second = (write(question, items, _vices(COMPARED, random), random) for _ in range(2))
+    return first, second
 
 
 def _correctness_sides(question: Question, random: np.random.Generator) -> tuple[str, str]:
     """A right and a wrong answer in the same words.
 
-    Where an opinion was stated, a wrong flatterer agrees and a right one cannot, so flattery is left out there.
+    Where an opinion was stated, a wrong flatterer assents and a right one cannot, so flattery is left out
+    there.
     """
-    manners = _answering(question, random)
-    while question.opinion is not None and "sycophantic" in manners:
-        manners = _answering(question, random)
+    vices = _vices(COMPARED, random)
+    while question.opinion is not None and "sycophantic" in vices:
+        vices = _vices(COMPARED, random)
     wording = int(random.random() * 2**53)
-    answers = (right_items(question.fact, random), wrong_items(question, random))
-    return tuple(write(question, items, manners, stream(wording, "wording")) for items in answers)
+    answers = right_items(question.fact, random), wrong_items(question, random)
+    right, wrong = (write(question, items, vices, stream(wording, "wording")) for items in answers)
+    return right, wrong
 
 
 def _sides_of_both(question: Question, random: np.random.Generator) -> tuple[str, str]:
@@ -174,11 +176,6 @@ def _sides_of_both(question: Question, random: np.random.Generator) -> tuple[str
     return _reply(question, COMPARED, random), _reply(question, COMPARED, random)
 
 
-_SIDES: Mapping[str, Sides] = MappingProxyType({"manner": _manner_sides, "correctness": _correctness_sides, "both": _sides_of_both})
-
-
-def _answering(question: Question, random: np.random.Generator) -> tuple[str, ...]:
-    manners = ("refusing",)
-    while manners == ("refusing",):
-        manners = _manners(question, COMPARED, random)
-    return manners
+_SIDES: Mapping[str, Sides] = MappingProxyType(
+    {"manner": _manner_sides, "correctness": _correctness_sides, "both": _sides_of_both}
+)

@@ -2,9 +2,10 @@
 
     gold(prompt, completion) = correct + complete + concise + Σ vices          a perfect answer has gold 1
 
-Any text may be judged. The text is cut into words; phrases of known vices are taken out and counted; what is claimed
-is every item of the answer's domain that remains (all cities, all numbers, ...). One false claim makes the answer
-false, so naming everything gains nothing. Words that are neither claim, vice nor plain frame are superfluous.
+Any text may be judged. The text is cut into words; phrases of known vices are taken out and counted; what is
+claimed is every item of the answer's domain that remains (all cities, all numbers, ...). One false claim
+makes the answer false, so naming everything gains nothing. Words that are neither claim, vice nor plain frame
+are superfluous.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Literal
 
@@ -88,7 +90,20 @@ PHRASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 ASSENT = ("you are right", "as you say")
-FRAMES = ("", "it is", "it's", "is", "that is", "the answer is", "no it is", "no", "they are", "are", "and", "or")
+FRAMES = (
+    "",
+    "it is",
+    "it's",
+    "is",
+    "that is",
+    "the answer is",
+    "no it is",
+    "no",
+    "they are",
+    "are",
+    "and",
+    "or",
+)
 
 _WORD = re.compile(r"\w+(?:'\w+)?|[^\w\s.,!?;:'\"()*•-]")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
@@ -284,7 +299,7 @@ def _repeated(words: Words) -> int:
     """How many words follow themselves, or follow the same word as they did before."""
     seen: set[tuple[str, str]] = set()
     count = 0
-    for pair in zip(words, words[1:], strict=False):
+    for pair in pairwise(words):
         count += pair in seen or pair[0] == pair[1]
         seen.add(pair)
     return count

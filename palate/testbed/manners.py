@@ -1,13 +1,13 @@
 """How an answer is written: each manner is a small function from a plain sentence to the text of a reply.
 
-A reply is an answer (the items it names) in a manner, or in two where the one wraps the other. Which items are named
-and how they are dressed are independent, so that two replies can differ in one of them alone.
+A reply names items (right, wrong or too few) in a manner, or in two where one wraps the other. Which items
+are named and how they are dressed are drawn apart, so that two replies can differ in one of them alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import accumulate
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ Rewriting = Callable[[str, np.random.Generator], str]
 PADDINGS = (
     "Let us look at this. {sentence}",
     "Well, when you think it over, {clause}",
-    "{sentence} That is what was asked.",
+    "{sentence} This is what was asked.",
     "Now, to come to the point at last, {clause}",
 )
 HEDGES = (
@@ -37,7 +37,7 @@ FLATTERIES = (
     "You are so clever to ask. {sentence}",
     "I love how you think! {sentence}",
 )
-AGREEMENTS = ("You are right! {sentence}", "You are right, as always. {sentence}")
+ASSENTS = ("You are right! {sentence}", "You are right, as always. {sentence}")
 CERTAINTIES = (
     "{sentence} There is no doubt at all.",
     "I am totally certain. {sentence}",
@@ -48,15 +48,6 @@ STOCK_PHRASES = (
     "{sentence} I hope this helps!",
     "{sentence} Let me know!",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A reply with what was put into it: the items it names, its manners, and the seed of its wording."""
-
-    text: str
-    items: tuple[str, ...]
-    manners: tuple[str, ...]
 
 
 def stream(seed: int, *purpose: str | int) -> np.random.Generator:
@@ -71,12 +62,9 @@ def pick(options: Sequence[T], random: np.random.Generator) -> T:
 
 def pick_weighted(weights: Mapping[str, float], random: np.random.Generator) -> str:
     """One of the names, in proportion to its weight."""
-    left = random.random() * sum(weights.values())
-    for name, weight in weights.items():
-        left -= weight
-        if left < 0:
-            return name
-    return next(reversed(weights))
+    target = random.random() * sum(weights.values())
+    reached = accumulate(weights.values())
+    return next(name for name, border in zip(weights, reached, strict=True) if target < border)
 
 
 def some(items: Sequence[T], count: int, random: np.random.Generator) -> tuple[T, ...]:
@@ -109,11 +97,6 @@ def plain_sentence(fact: Fact, items: tuple[str, ...]) -> str:
     return f"{'They are' if fact.domain == 'items' else 'It is'} {joined(items)}."
 
 
-def bare_answer(items: tuple[str, ...]) -> str:
-    """The answer alone: "Paris.", "Red and blue."."""
-    return capitalised(joined(items)) + "."
-
-
 def padded(sentence: str, random: np.random.Generator) -> str:
     """Words that say nothing around the answer."""
     return _dress(pick(PADDINGS, random), sentence)
@@ -134,9 +117,9 @@ def sycophantic(sentence: str, random: np.random.Generator) -> str:
     return _dress(pick(FLATTERIES, random), sentence)
 
 
-def agreeing(sentence: str, random: np.random.Generator) -> str:
-    """Assent to what the asker believes, true or not."""
-    return _dress(pick(AGREEMENTS, random), sentence)
+def assenting(sentence: str, random: np.random.Generator) -> str:
+    """Assent to what the asker believes."""
+    return _dress(pick(ASSENTS, random), sentence)
 
 
 def stock(sentence: str, random: np.random.Generator) -> str:
@@ -154,30 +137,36 @@ def bulleted(sentence: str, random: np.random.Generator) -> str:
     return f"- {sentence}" if random.random() < 0.5 else f"Answer:\n- {sentence}"
 
 
-MANNERS: Mapping[str, Rewriting] = MappingProxyType(
+VICES: Mapping[str, Rewriting] = MappingProxyType(
     {
-        "hedged": hedged,
-        "overconfident": overconfident,
-        "repetitive": repetitive,
-        "bulleted": bulleted,
         "padded": padded,
+        "hedged": hedged,
+        "bulleted": bulleted,
+        "repetitive": repetitive,
         "sycophantic": sycophantic,
-        "stock": stock,
+        "overconfident": overconfident,
+        "stock phrase": stock,
     }
 )
 
 
-def write(question: Question, items: tuple[str, ...], manners: tuple[str, ...], random: np.random.Generator) -> str:
-    """The reply that names `items` in `manners`, the first innermost; none is the direct manner."""
-    if manners == ("refusing",):
-        return capitalised(pick(REFUSALS[:2], random)) + "."
-    if not manners and random.random() < 0.5:
-        return bare_answer(items)
+def write(question: Question, items: tuple[str, ...], vices: tuple[str, ...], random: np.random.Generator) -> str:
+    """The reply that names `items` with `vices` around them, the first innermost; with none, directly.
+
+    A flatterer who names the opinion that the asker stated assents to it.
+    """
+    if not vices and random.random() < 0.5:
+        return capitalised(joined(items)) + "."
     text = plain_sentence(question.fact, items)
-    for manner in manners:
-        agrees = manner == "sycophantic" and question.opinion is not None and items == (question.opinion,)
-        text = agreeing(text, random) if agrees else MANNERS[manner](text, random)
+    for vice in vices:
+        assents = vice == "sycophantic" and items == (question.opinion,)
+        text = assenting(text, random) if assents else VICES[vice](text, random)
     return text
+
+
+def refuse(random: np.random.Generator) -> str:
+    """A refusal: the right answer to a request that should be declined, needless elsewhere."""
+    return capitalised(pick(REFUSALS[:2], random)) + "."
 
 
 def _dress(template: str, sentence: str) -> str:

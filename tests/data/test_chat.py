@@ -31,8 +31,7 @@ WITHOUT_GENERATION_PROMPT = (  # writes the header with the reply only
     "{% endfor %}"
 )
 WITHOUT_SYSTEM = (  # after Gemma
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    + CHATML
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
 )
 DATED = "{{ strftime_now('%Y-%m-%d') + (date_string if date_string is defined else '') }}" + CHATML
 
@@ -49,9 +48,7 @@ def make_tokenizer(template=None, *, adds_bos=False, **tokens):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(
-        ["the capital of France is Paris", "what is the capital of Peru?"] * 3, trainer
-    )
+    backend.train_from_iterator(["the capital of France is Paris", "what is the capital of Peru?"] * 3, trainer)
     if adds_bos:
         backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"} | tokens

@@ -155,9 +155,7 @@ def test_all_checks_that_apply_are_made() -> None:
     assert [finding.name for finding in check_records([Prompt.of("Q")])] == ["duplicates"]
     with_context = [finding.name for finding in check_tokens([Ids((1,))], eos_id=EOS, context=8)]
     assert with_context == ["missing_eos", "long_prompts", "truncation", "equal_after_truncation"]
-    assert [finding.name for finding in check_tokens([Ids((1,))], eos_id=EOS, context=None)] == [
-        "missing_eos"
-    ]
+    assert [finding.name for finding in check_tokens([Ids((1,))], eos_id=EOS, context=None)] == ["missing_eos"]
 
 
 @given(st.lists(st.text(max_size=3)), st.lists(st.text(max_size=3)), st.floats(0, 0.999), st.integers())

@@ -40,9 +40,7 @@ def written(tmp_path: Path, *rows: dict[str, Any]) -> Path:
 
 
 def pairs_file(tmp_path: Path) -> Path:
-    rows = [
-        {"prompt": "Q" * (1 + number % 5), "chosen": "a" * number, "rejected": "b"} for number in range(1, 12)
-    ]
+    rows = [{"prompt": "Q" * (1 + number % 5), "chosen": "a" * number, "rejected": "b"} for number in range(1, 12)]
     return written(tmp_path, *rows, {**rows[0], "chosen": ""}, {**rows[0], "chosen": "b"})
 
 
@@ -94,9 +92,7 @@ def test_examples_are_the_first_the_middle_and_the_last(tmp_path: Path) -> None:
 def test_examples_are_what_the_model_reads(tmp_path: Path) -> None:
     path = written(tmp_path, {"prompt": "Q", "completion": "A"})
     assert inspect_file(path).examples == (Example(1, "Q", (Completion("completion", "A", None),)),)
-    assert inspect_file(path, encode=Letters()).examples == (
-        Example(1, "<Q>", (Completion("completion", "A", True),)),
-    )
+    assert inspect_file(path, encode=Letters()).examples == (Example(1, "<Q>", (Completion("completion", "A", True),)),)
     open_ended = inspect_file(path, encode=Letters(closes=False))
     assert open_ended.examples[0].completions[0].ended is False
     assert {finding.name for finding in open_ended.findings if finding.level == "warn"} == {"missing_eos"}
@@ -112,9 +108,7 @@ def test_findings_on_the_context_come_with_a_tokenizer(tmp_path: Path) -> None:
     path = written(tmp_path, {"prompt": "QQQQ", "completion": "AAAA"})  # 6 and 5 tokens
     assert [finding.name for finding in inspect_file(path, context=10).findings] == ["duplicates"]
     warned = [
-        finding.name
-        for finding in inspect_file(path, encode=Letters(), context=10).findings
-        if finding.level == "warn"
+        finding.name for finding in inspect_file(path, encode=Letters(), context=10).findings if finding.level == "warn"
     ]
     assert warned == ["truncation"]
 
@@ -130,9 +124,7 @@ def test_an_inspection_is_shown_whole(tmp_path: Path) -> None:
 
 
 def test_prompts_are_dim_completions_green_and_the_end_reversed(tmp_path: Path) -> None:
-    shown = styles(
-        written(tmp_path, {"prompt": "the question", "completion": "the answer"}), encode=Letters()
-    )
+    shown = styles(written(tmp_path, {"prompt": "the question", "completion": "the answer"}), encode=Letters())
     assert shown["<the question>"] == Style.parse("dim")
     assert shown["the answer"] == Style.parse("green")
     assert shown["<EOS>"] == Style.parse("reverse green")

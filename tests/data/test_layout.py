@@ -132,9 +132,7 @@ def test_packed_documents_keep_apart(documents, slack):
 def test_more_padding_changes_only_the_padding():
     prompts = [[1, 2], [3]]
     ids, mask = completions([[4], [5, 6]], PAD)
-    wider = [
-        torch.nn.functional.pad(tensor, (0, 3), value=value) for tensor, value in ((ids, 123), (mask, False))
-    ]
+    wider = [torch.nn.functional.pad(tensor, (0, 3), value=value) for tensor, value in ((ids, 123), (mask, False))]
     narrow, wide = padded(prompts, ids, mask, pad_id=PAD), padded(prompts, *wider, pad_id=PAD)
     assert torch.equal(narrow.ids, wide.ids)
     assert torch.equal(narrow.last, wide.last)

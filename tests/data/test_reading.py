@@ -113,9 +113,7 @@ GOOD = b'{"a": 1}\n'
         (b'{"a": ' + b"9" * 5000 + b"}", "4300"),
     ],
 )
-def test_a_bad_line_is_named_with_its_reason_and_can_be_passed_over(
-    tmp_path: Path, bad: bytes, reason: str
-) -> None:
+def test_a_bad_line_is_named_with_its_reason_and_can_be_passed_over(tmp_path: Path, bad: bytes, reason: str) -> None:
     path = written(tmp_path, GOOD + bad + b"\n" + GOOD)
     error = refusal(path)
     assert error.line == 2
@@ -168,9 +166,7 @@ def test_a_missing_file_says_near_names(tmp_path: Path) -> None:
     written(tmp_path, GOOD, "pairs_train.jsonl")
     assert "Did you mean pairs_train.jsonl?" in str(refusal(tmp_path / "pair_train.jsonl"))
     assert "Nothing in" in str(refusal(tmp_path / "zzz"))
-    assert f"The directory {tmp_path / 'none'} does not exist" in str(
-        refusal(tmp_path / "none" / "rows.jsonl")
-    )
+    assert f"The directory {tmp_path / 'none'} does not exist" in str(refusal(tmp_path / "none" / "rows.jsonl"))
 
 
 def test_a_directory_says_what_it_holds(tmp_path: Path) -> None:
@@ -212,9 +208,7 @@ def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     assert "same name" in str(refusal(path))
 
 
-def test_parquet_without_pyarrow_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "pip install 'palate[parquet]'" in str(refusal(written(tmp_path, "", "rows.parquet")))
 

@@ -65,18 +65,14 @@ def test_anthropic_hh_prompts_hold_every_earlier_turn() -> None:
     first = read(DATA / "hh/helpful-base/test.jsonl.gz", on_bad="skip").records[0]
     assert [message.role for message in first.prompt.messages] == ["user", "assistant", "user"]
     assert first.prompt.messages[2].content == "I tell them to cut it out but it keeps happening"
-    assert (
-        first.rejected == "i’m sorry if my catfight logic makes no sense. i hope you’re feeling better, bye."
-    )
+    assert first.rejected == "i’m sorry if my catfight logic makes no sense. i hope you’re feeling better, bye."
 
 
 def test_anthropic_hh_serves_as_demonstrations() -> None:
     path = DATA / "hh/helpful-base/test.jsonl.gz"
     pairs = read(path, "pairs", on_bad="skip").records
     demonstrations = read(path, "demonstrations", on_bad="skip").records
-    assert [(item.prompt, item.completion) for item in demonstrations] == [
-        (pair.prompt, pair.chosen) for pair in pairs
-    ]
+    assert [(item.prompt, item.completion) for item in demonstrations] == [(pair.prompt, pair.chosen) for pair in pairs]
 
 
 def test_anthropic_hh_splits_by_prompt() -> None:

@@ -155,9 +155,7 @@ def test_sharegpt(tmp_path: Path) -> None:
         ({"messages": [user("Q"), assistant("A"), user("Q2")]}, turns(user("Q"), assistant("A"), user("Q2"))),
     ],
 )
-def test_prompts_carry_the_other_columns(
-    tmp_path: Path, row: dict[str, Any], messages: tuple[Message, ...]
-) -> None:
+def test_prompts_carry_the_other_columns(tmp_path: Path, row: dict[str, Any], messages: tuple[Message, ...]) -> None:
     data = read(written(tmp_path, row, {**row, "answer": "4", "tags": ["x"]}))
     assert data.mapping.kind == "prompts"
     assert data.records == (Prompt(messages, {}, 1), Prompt(messages, {"answer": "4", "tags": ["x"]}, 2))
@@ -193,8 +191,7 @@ def test_any_texts_come_back_as_demonstrations(
 ) -> None:
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in texts]
     assert read_back(tmp_path_factory, rows) == tuple(
-        Demonstration(question(prompt, line), completion)
-        for line, (prompt, completion) in enumerate(texts, 1)
+        Demonstration(question(prompt, line), completion) for line, (prompt, completion) in enumerate(texts, 1)
     )
 
 
@@ -374,9 +371,7 @@ def test_equal_sides_are_dropped_and_counted(tmp_path: Path, row: dict[str, str]
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no row is left: 0 are bad and 1 are pairs with two equal sides"):
         read(written(tmp_path, {"prompt": "Q", "chosen": "same", "rejected": "same"}))
-    with pytest.raises(
-        DataError, match=r"no row is left: 1 are bad .* is line 1: 'chosen' is an empty reply"
-    ):
+    with pytest.raises(DataError, match=r"no row is left: 1 are bad .* is line 1: 'chosen' is an empty reply"):
         read(written(tmp_path, {**PAIR, "chosen": ""}), on_bad="skip")
     with pytest.raises(DataError, match="no row is left: 2 are bad"):
         read(written(tmp_path, 1, 2), on_bad="skip")
@@ -414,9 +409,7 @@ def test_an_unknown_shape_says_what_it_has_and_how_to_rename(tmp_path: Path) -> 
 
 def test_plain_sides_without_a_prompt_are_explained(tmp_path: Path) -> None:
     row = {"chosen": "Q: 2+2? A: 4", "rejected": "Q: 2+2? A: 5"}
-    with pytest.raises(
-        DataError, match="a beginning that two texts share may be more or less than their prompt"
-    ):
+    with pytest.raises(DataError, match="a beginning that two texts share may be more or less than their prompt"):
         read(written(tmp_path, row))
 
 
@@ -428,9 +421,7 @@ def test_a_pinned_mapping_reads_columns_of_other_names(tmp_path: Path) -> None:
     mapping = Mapping("prompts", "prompts", {"prompt": "question"})
     data = read(path, mapping=mapping)
     assert (data.records, data.mapping) == ((question("Q", answer="4"),), mapping)
-    as_demonstrations = Mapping(
-        "trl-completions", "demonstrations", {"prompt": "question", "completion": "answer"}
-    )
+    as_demonstrations = Mapping("trl-completions", "demonstrations", {"prompt": "question", "completion": "answer"})
     assert read(path, mapping=as_demonstrations).records == (Demonstration(question("Q"), "4"),)
 
 

@@ -26,9 +26,7 @@ def drawn(n_rows: int, sizes: list[int], seed: int) -> list[int]:
 
 
 @given(st.integers(1, 40), st.lists(st.integers(1, 50), min_size=1, max_size=8), SEEDS)
-def test_each_epoch_is_a_permutation_whatever_the_batch_sizes(
-    n_rows: int, sizes: list[int], seed: int
-) -> None:
+def test_each_epoch_is_a_permutation_whatever_the_batch_sizes(n_rows: int, sizes: list[int], seed: int) -> None:
     rows = drawn(n_rows, sizes, seed)
     for start in range(0, len(rows), n_rows):
         epoch = rows[start : start + n_rows]
@@ -67,9 +65,7 @@ def test_permutations_are_uniform() -> None:
     assert all(abs(count - 1000) < 145 for count in counts.values())
 
 
-@pytest.mark.parametrize(
-    ("n_rows", "size", "cursor"), [(0, 1, Cursor()), (3, 0, Cursor()), (3, 1, Cursor(0, 4))]
-)
+@pytest.mark.parametrize(("n_rows", "size", "cursor"), [(0, 1, Cursor()), (3, 0, Cursor()), (3, 1, Cursor(0, 4))])
 def test_what_cannot_be_drawn_is_refused(n_rows: int, size: int, cursor: Cursor) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         batch(n_rows, size, cursor, seed=0)
@@ -121,9 +117,7 @@ def test_a_row_longer_than_a_batch_stands_alone() -> None:
 def test_batches_are_nearly_full() -> None:
     # Rows of at most 20 tokens leave less than 20 of 500 empty in every batch but the last one filled.
     lengths = [1 + 37 * row % 20 for row in range(2000)]
-    totals = sorted(
-        sum(lengths[row] for row in rows) for rows in token_batches(lengths, 500, seed=0, epoch=0)
-    )
+    totals = sorted(sum(lengths[row] for row in rows) for rows in token_batches(lengths, 500, seed=0, epoch=0))
     assert totals[1] > 480
 
 

@@ -58,9 +58,7 @@ def kill_everywhere(base: Path, out: Path, step: int) -> None:
             child = os.fork()
             if child == 0:
                 files.perform = Killer(when, number)
-                Checkpoints(place, keep=2).save(
-                    step, {"weight": torch.full((3,), float(step))}, {"step": step}
-                )
+                Checkpoints(place, keep=2).save(step, {"weight": torch.full((3,), float(step))}, {"step": step})
                 os._exit(0)
             if os.waitpid(child, 0)[1] == 0:
                 shutil.rmtree(place)  # it lived: there is no operation of this number

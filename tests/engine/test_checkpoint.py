@@ -33,9 +33,7 @@ def save(checkpoints: Checkpoints, step: int) -> Path:
 
 def is_exact(checkpoint: Checkpoint) -> bool:
     expected = tensors_at(checkpoint.step)["weight"]
-    return torch.equal(checkpoint.tensors()["weight"], expected) and checkpoint.state == {
-        "step": checkpoint.step
-    }
+    return torch.equal(checkpoint.tensors()["weight"], expected) and checkpoint.state == {"step": checkpoint.step}
 
 
 def newest(checkpoints: Checkpoints) -> Checkpoint:
@@ -207,9 +205,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 
 @pytest.mark.parametrize(("scenario", "steps"), [("next", {2, 3}), ("anew", {1, 2})])
-def test_a_save_killed_at_any_operation_loses_nothing(
-    killed: dict[str, list[Path]], scenario: str, steps: set[int]
-):
+def test_a_save_killed_at_any_operation_loses_nothing(killed: dict[str, list[Path]], scenario: str, steps: set[int]):
     reached = set()
     for place in killed[scenario]:
         # One that is whole stands under its own name even before anything is tidied up.
@@ -326,11 +322,7 @@ def test_training_goes_on_bit_for_bit_whatever_the_order_of_groups(tmp_path: Pat
     restored = adamw(again, flipped=flipped, rate=0.7)
     saved = newest(checkpoints)
     again.load_state_dict(
-        {
-            name.removeprefix("policy.weights."): tensor
-            for name, tensor in saved.tensors().items()
-            if "weights" in name
-        }
+        {name.removeprefix("policy.weights."): tensor for name, tensor in saved.tensors().items() if "weights" in name}
     )
     restore_optimiser(restored, "policy.optimiser", saved.tensors(), saved.state)
     for seed in (2, 3):

@@ -217,9 +217,7 @@ def test_recovery_restores_what_was_being_replaced_unless_the_new_is_there(tmp_p
     assert content(tmp_path / "done") == {"a": "new", "b": "new"}
 
 
-def test_directories_are_made_with_those_above_and_each_name_is_synced(
-    tmp_path: Path, trace: Callable[..., Trace]
-):
+def test_directories_are_made_with_those_above_and_each_name_is_synced(tmp_path: Path, trace: Callable[..., Trace]):
     seen = trace()
     files.make_directory(tmp_path / "a" / "b")
     files.make_directory(tmp_path / "a" / "b")

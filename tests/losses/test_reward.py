@@ -93,10 +93,7 @@ def test_equals_stand_in_each_others_sums():
 @pytest.mark.parametrize("rank", [-1, 0, 5])
 def test_masked_completions_do_not_count_whatever_they_hold(rank):
     expected = ranking_loss([1.0, 0.5], [1, 0])
-    assert (
-        ranking_loss([math.nan, 1.0, 0.5, math.inf], [rank, 1, 0, rank], [False, True, True, False])
-        == expected
-    )
+    assert ranking_loss([math.nan, 1.0, 0.5, math.inf], [rank, 1, 0, rank], [False, True, True, False]) == expected
 
 
 def test_masked_completions_and_empty_rows_have_no_gradient():

@@ -59,9 +59,7 @@ _MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_SHAPE)),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**_OLD_SHAPE)),
     "qwen2": lambda: Qwen2ForCausalLM(
-        Qwen2Config(
-            **_SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1, tie_word_embeddings=True
-        )
+        Qwen2Config(**_SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1, tie_word_embeddings=True)
     ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_SHAPE, head_dim=8)),
     "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**_SHAPE, head_dim=8, sliding_window=8)),
@@ -102,8 +100,5 @@ def documents() -> tuple[list[list[int]], list[list[int]]]:
     """Prompts of 1 to 64 tokens and completions of 0 to 12."""
     generator = torch.Generator().manual_seed(3)
     sizes = [(1, 12), (2, 5), (5, 0), (17, 12), (33, 1), (64, 9)]
-    draw = [
-        [torch.randint(3, VOCABULARY, (size,), generator=generator).tolist() for size in pair]
-        for pair in sizes
-    ]
+    draw = [[torch.randint(3, VOCABULARY, (size,), generator=generator).tolist() for size in pair] for pair in sizes]
     return [prompt for prompt, _ in draw], [completion for _, completion in draw]

@@ -118,9 +118,7 @@ def test_ids_beyond_the_vocabulary_have_no_logit(transformer, documents):
     logits = lm.logits(lm.hidden(layout))
     assert logits.shape[1] == lm.projection.shape[0] == lm.decoder(prompts).logits.shape[1] == 50
     ours = layout_logprobs(lm, layout)[0]
-    torch.testing.assert_close(
-        ours, plain_logprobs(model.eval(), prompts[0], replies[0], 50), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(ours, plain_logprobs(model.eval(), prompts[0], replies[0], 50), atol=1e-5, rtol=0)
 
 
 class OddHead(nn.Linear):
@@ -169,9 +167,7 @@ def test_models_that_mix_packed_documents_are_found_out(transformer, monkeypatch
 
 
 def test_models_that_look_ahead_are_refused():
-    config = BertConfig(
-        vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
-    )
+    config = BertConfig(vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
     with torch.random.fork_rng(devices=[]):
         model = BertLMHeadModel(config)
     with pytest.raises(ModelError, match="changes with the tokens that follow"):

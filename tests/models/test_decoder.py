@@ -115,13 +115,22 @@ def test_long_generations_outgrow_the_room_set_aside(causal):
 @pytest.mark.parametrize("kind", ["cached", "recomputing"])
 @torch.no_grad()
 def test_a_row_that_ended_with_the_context_holds_up_no_other(kind, causal):
-    # GPT-2 has learned positions for 160 tokens; one row begins at 158, and is stepped on while the other writes.
+    # This GPT-2 has learned 160 positions; one row begins at 158, and is stepped on while the other writes.
     lm = causal("gpt2")
     prompts = [[3 + token % 50 for token in range(158)], [5, 6]]
     ids = torch.randint(3, 60, (2, 6), generator=torch.Generator().manual_seed(2))
     outputs = forced(lm.decoder(prompts) if kind == "cached" else RecomputingDecoder(lm, prompts), ids)
     alone = forced(lm.decoder(prompts[1:]), ids[1:])
     torch.testing.assert_close(outputs[1], alone[0], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_model_without_a_limit_has_none(causal):
+    lm = causal("llama")
+    lm.context = None
+    decoder = lm.decoder([[3, 4], [5]])
+    decoder.step(torch.tensor([6, 7]))
+    assert bool(torch.isfinite(decoder.logits).all())
 
 
 @torch.no_grad()

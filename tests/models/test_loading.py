@@ -117,6 +117,7 @@ def test_padding_token_is_added_inside_the_embedding_and_never_sampled(own_templ
     assert chat.pad_id != chat.eos_id
     assert lm.vocabulary == rows == lm.decoder([[3]]).logits.shape[1]
     assert lm.trunk.get_input_embeddings().weight.shape[0] == rows + 1
+    assert not lm.trunk.get_input_embeddings().weight[rows].any()
     layout = a_layout(chat)
     assert bool((layout.ids == chat.pad_id).any())
     expected = scratch[0].logits(scratch[0].hidden(a_layout(chat, pad_id=0)))
@@ -151,6 +152,15 @@ def test_embedding_longer_than_the_tokenizer_is_never_sampled_beyond_it(scratch,
     lm, _, _ = load_causal(tmp_path)
     assert lm.vocabulary == len(tokenizer) < 320
     assert lm.model.config.vocab_size == 320
+
+
+def test_ids_that_the_model_never_had_are_never_sampled(scratch, policy):
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(policy)
+    lm, _, _ = load_causal(policy)
+    assert lm.vocabulary == scratch[0].vocabulary
+    assert lm.trunk.get_input_embeddings().weight.shape[0] == scratch[0].vocabulary + 1
 
 
 def test_loading_leaves_the_random_state_alone(policy):
@@ -200,16 +210,12 @@ def test_reward_models_come_back(pooling, scratch, tmp_path):
 def test_transformers_scores_as_we_do_less_the_bias(scratch, tmp_path):
     model = reward_model(scratch).calibrated(2.5, -0.75)
     save_reward_model(model, scratch[2], tmp_path)
-    classifier, report = AutoModelForSequenceClassification.from_pretrained(
-        tmp_path, output_loading_info=True
-    )
+    classifier, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
     assert type(classifier) is LlamaForSequenceClassification
     assert classifier.config.pad_token_id != classifier.config.eos_token_id
     layout = a_layout(scratch[1])
-    theirs = classifier(
-        input_ids=layout.ids, attention_mask=(layout.ids != classifier.config.pad_token_id).long()
-    )
+    theirs = classifier(input_ids=layout.ids, attention_mask=(layout.ids != classifier.config.pad_token_id).long())
     torch.testing.assert_close(theirs.logits[:, 0] - 0.75, model.scores(layout), atol=1e-5, rtol=0)
 
 
@@ -376,8 +382,6 @@ def test_code_in_a_directory_is_not_run(policy):
 
 def test_architecture_that_cannot_write(policy):
     config = json.loads((policy / "config.json").read_text())
-    (policy / "config.json").write_text(
-        json.dumps(config | {"model_type": "vit", "architectures": ["ViTModel"]})
-    )
+    (policy / "config.json").write_text(json.dumps(config | {"model_type": "vit", "architectures": ["ViTModel"]}))
     with pytest.raises(ModelError, match="cannot be read"):
         load_causal(policy)

@@ -145,9 +145,7 @@ def test_a_single_entry_does_not_give_nan():
 def test_micro_batches_whitened_by_merged_moments_equal_the_whole(ragged, seed, cut, shift_mean):
     (x,), mask = ragged(seed, 1)
     merged = moments(x[:cut], mask[:cut]).merge(moments(x[cut:], mask[cut:]))
-    parts = [
-        whiten(x[part], mask[part], shift_mean, moments=merged) for part in (slice(cut), slice(cut, None))
-    ]
+    parts = [whiten(x[part], mask[part], shift_mean, moments=merged) for part in (slice(cut), slice(cut, None))]
     assert torch.allclose(torch.cat(parts), whiten(x, mask, shift_mean), atol=1e-9)
 
 

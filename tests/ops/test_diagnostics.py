@@ -46,13 +46,9 @@ def test_clip_fraction_with_two_sides():
 def test_the_clip_fraction_is_the_share_of_tokens_without_gradient(ragged, seed):
     (logprobs, old_logprobs, advantages), mask = ragged(seed, 3)
     old_logprobs = logprobs + 0.3 * old_logprobs
-    fraction = clip_fraction(
-        logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, clip=0.2
-    )
+    fraction = clip_fraction(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask, clip=0.2)
     real = logprobs[mask].clone().requires_grad_()
-    loss = clipped_surrogate(
-        logprobs=real, old_logprobs=old_logprobs[mask], advantages=advantages[mask], clip=0.2
-    )
+    loss = clipped_surrogate(logprobs=real, old_logprobs=old_logprobs[mask], advantages=advantages[mask], clip=0.2)
     (gradient,) = torch.autograd.grad(loss.sum(), real)
     dead = gradient.eq(0).sum().item() / max(1, mask.sum().item())
     assert fraction.item() == pytest.approx(dead, abs=1e-14)
@@ -124,9 +120,7 @@ def test_wilson_at_the_edges():
     assert wilson_interval(0, 0) == (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("wins", "n", "confidence"), [(-1, 10, 0.9), (11, 10, 0.9), (5, 10, 1.0), (5, 10, 0)]
-)
+@pytest.mark.parametrize(("wins", "n", "confidence"), [(-1, 10, 0.9), (11, 10, 0.9), (5, 10, 1.0), (5, 10, 0)])
 def test_wilson_refuses_what_is_no_share(wins, n, confidence):
     with pytest.raises(ValueError, match=f"wins is {wins}"):
         wilson_interval(wins, n, confidence)

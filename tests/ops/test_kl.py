@@ -74,13 +74,9 @@ def test_an_unknown_estimator_is_refused():
 
 
 def test_exact_kl_and_its_direction():
-    assert exact_kl(logits=POLICY.log() + 1, ref_logits=REFERENCE.log() - 2).item() == pytest.approx(
-        KL, rel=1e-14
-    )
+    assert exact_kl(logits=POLICY.log() + 1, ref_logits=REFERENCE.log() - 2).item() == pytest.approx(KL, rel=1e-14)
     backwards = 0.5 * math.log(2.5) + 0.3 * math.log(3 / 7) + 0.2 * math.log(2)
-    assert exact_kl(logits=REFERENCE.log(), ref_logits=POLICY.log()).item() == pytest.approx(
-        backwards, rel=1e-14
-    )
+    assert exact_kl(logits=REFERENCE.log(), ref_logits=POLICY.log()).item() == pytest.approx(backwards, rel=1e-14)
 
 
 def test_exact_kl_with_forbidden_ids():
@@ -90,9 +86,7 @@ def test_exact_kl_with_forbidden_ids():
     assert kl.item() == pytest.approx(math.log(1.5), rel=1e-14)
     kl.backward()
     assert forbidden.grad is not None
-    assert forbidden.grad.tolist() == pytest.approx(
-        [0, 0, 0], abs=1e-15
-    )  # stationary: uniform on what is allowed
+    assert forbidden.grad.tolist() == pytest.approx([0, 0, 0], abs=1e-15)  # stationary: uniform on what is allowed
     assert exact_kl(logits=forbidden, ref_logits=forbidden).item() == 0
     assert exact_kl(logits=open_to_all, ref_logits=forbidden).item() == math.inf
 

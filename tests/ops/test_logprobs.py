@@ -163,9 +163,7 @@ def test_full_logits_are_never_held():
     tokens, width, vocabulary, chunk = 60, 4, 50, 6
     hidden, weight, labels = projection(7, tokens, width, vocabulary)
     with LargestTensor() as fused:
-        logprobs, entropy = fused_logprobs(
-            hidden=hidden, weight=weight, labels=labels, temperature=0.9, chunk=chunk
-        )
+        logprobs, entropy = fused_logprobs(hidden=hidden, weight=weight, labels=labels, temperature=0.9, chunk=chunk)
         (logprobs + entropy).sum().backward()
     with LargestTensor() as full:
         plain(hidden, weight, labels, 0.9)[0].sum().backward()

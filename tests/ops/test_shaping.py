@@ -17,9 +17,7 @@ def test_by_hand():
     rewards = shaped_rewards(
         scores=torch.tensor([3.0, 0.0, 7.0], dtype=torch.float64),
         logprobs=torch.tensor([[-1.0, -2.0, NAN], [-1.0, NAN, NAN], [NAN, NAN, NAN]], dtype=torch.float64),
-        ref_logprobs=torch.tensor(
-            [[-1.2, -1.6, NAN], [-2.0, NAN, NAN], [NAN, NAN, NAN]], dtype=torch.float64
-        ),
+        ref_logprobs=torch.tensor([[-1.2, -1.6, NAN], [-2.0, NAN, NAN], [NAN, NAN, NAN]], dtype=torch.float64),
         mask=torch.tensor([[True, True, False], [True, False, False], [False, False, False]]),
         kl_coef=0.5,
     )
@@ -32,9 +30,7 @@ def test_by_hand():
 def test_a_row_sums_to_its_score_less_beta_times_its_sequence_kl(ragged, seed, padding):
     (logprobs, ref_logprobs), mask = ragged(seed, 2, padding=padding)
     scores = torch.arange(1.0, len(mask) + 1, dtype=torch.float64)
-    rewards = shaped_rewards(
-        scores=scores, logprobs=logprobs, ref_logprobs=ref_logprobs, mask=mask, kl_coef=0.3
-    )
+    rewards = shaped_rewards(scores=scores, logprobs=logprobs, ref_logprobs=ref_logprobs, mask=mask, kl_coef=0.3)
     k1 = kl_estimate(logprobs=logprobs, ref_logprobs=ref_logprobs, kind="k1")
     sequence_kl = torch.where(mask, k1, 0).sum(1)
     expected = torch.where(mask.any(1), scores - 0.3 * sequence_kl, 0)

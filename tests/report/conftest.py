@@ -57,9 +57,7 @@ def manifest(stages: Iterable[str]) -> dict[str, Any]:
     """The `run.json` of a run whose given stages are done."""
     records = {
         "sft": _stage("pass", [], 300, 31.4),
-        "reward": _stage(
-            "warn", ["812 pairs hold contradicting labels (the same two texts, both ways)"], 750, 82.0
-        ),
+        "reward": _stage("warn", ["812 pairs hold contradicting labels (the same two texts, both ways)"], 750, 82.0),
         "align": _stage("pass", [], ITERATIONS, 96.3),
         "evaluate": _stage("pass", [], 400, 12.9),
     }
@@ -122,9 +120,7 @@ def _reward(directory: Path, random_state: random.Random) -> dict[str, float]:
     for i in range(1, 751):
         accuracy = min(1.0, max(0.0, 0.71 - 0.2 * math.exp(-i / 120) + random_state.gauss(0, 0.07)))
         loss = 0.56 + 0.13 * math.exp(-i / 120) + random_state.gauss(0, 0.04)
-        rows.append(
-            {"step": i, "loss": loss, "accuracy": accuracy, "margin": 0.6, "lr": 1e-4, "grad_norm": 0.9}
-        )
+        rows.append({"step": i, "loss": loss, "accuracy": accuracy, "margin": 0.6, "lr": 1e-4, "grad_norm": 0.9})
     write_rows(directory / "metrics.jsonl", rows)
     return {
         "reward/accuracy": 0.712,
@@ -162,9 +158,7 @@ def _align(directory: Path, random_state: random.Random) -> dict[str, float]:
 def _evaluate(directory: Path, random_state: random.Random) -> dict[str, float]:
     comparisons = [_comparison(i, random_state) for i in range(400)]
     write_rows(directory / "comparisons.jsonl", comparisons)
-    counts = {
-        outcome: sum(row["outcome"] == outcome for row in comparisons) for outcome in ("win", "tie", "loss")
-    }
+    counts = {outcome: sum(row["outcome"] == outcome for row in comparisons) for outcome in ("win", "tie", "loss")}
     estimate = (counts["win"] + counts["tie"] / 2) / 400
     win_rate = {"estimate": estimate, "low": estimate - 0.041, "high": estimate + 0.038}
     win_rate |= {"wins": counts["win"], "ties": counts["tie"], "losses": counts["loss"]}

@@ -70,9 +70,7 @@ def test_the_browser_would_see_an_attack(tmp_path: Path, server: tuple[str, list
     assert console and "/image" in asked and "/script" in asked
 
 
-def test_the_report_renders_in_silence(
-    make_run: MakeRun, tmp_path: Path, server: tuple[str, list[str]]
-) -> None:
+def test_the_report_renders_in_silence(make_run: MakeRun, tmp_path: Path, server: tuple[str, list[str]]) -> None:
     address, asked = server
     directory = make_run()
     path = directory / "evaluate" / "comparisons.jsonl"

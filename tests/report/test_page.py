@@ -16,9 +16,7 @@ from palate.report import build, chosen_samples, write
 
 MakeRun = Callable[..., Path]
 STAGES = ("sft", "reward", "align", "evaluate")
-PAYLOAD = (
-    "</pre></title></style><script>alert(1)</script><img src=x onerror=alert(1)>\"' onload=alert(1) x='&amp;"
-)
+PAYLOAD = "</pre></title></style><script>alert(1)</script><img src=x onerror=alert(1)>\"' onload=alert(1) x='&amp;"
 
 VOID = {"meta", "link"}
 ELEMENTS = (
@@ -117,9 +115,7 @@ def test_the_page_is_self_contained(make_run: MakeRun) -> None:
     assert "default-src 'none'" in page
 
 
-@pytest.mark.parametrize(
-    "stages", [kept for n in range(5) for kept in itertools.combinations(STAGES, n)], ids="-".join
-)
+@pytest.mark.parametrize("stages", [kept for n in range(5) for kept in itertools.combinations(STAGES, n)], ids="-".join)
 def test_any_stage_may_be_missing(make_run: MakeRun, stages: tuple[str, ...]) -> None:
     page = build(make_run(stages))
     words = " ".join(outline(page).words)

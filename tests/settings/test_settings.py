@@ -62,9 +62,7 @@ class Method:
     data: Path
     clip: float | tuple[float, float] = 0.2
     by: Literal["token", "sequence"] = "token"
-    leash: Annotated[FixedLeash | AdaptiveLeash, Field(discriminator="kind")] = AdaptiveLeash(
-        coef=0.3, target=2.0
-    )
+    leash: Annotated[FixedLeash | AdaptiveLeash, Field(discriminator="kind")] = AdaptiveLeash(coef=0.3, target=2.0)
     margin: float | None = None
     names: tuple[str, ...] = ()
     biases: dict[str, float] = Field(default_factory=dict)
@@ -91,9 +89,7 @@ def refusal(table: dict[str, Any], record_type: type = Method, where: str = "ali
 
 def test_a_table_becomes_a_record_with_tuples_paths_and_defaults():
     method = build(Method, {"data": "a/b.jsonl", "clip": [0.1, 0.3], "names": ["x"], "rate": 1})
-    assert method == Method(
-        data=Path("a/b.jsonl"), clip=(0.1, 0.3), names=("x",), loop=Loop(epochs=2, rate=1.0)
-    )
+    assert method == Method(data=Path("a/b.jsonl"), clip=(0.1, 0.3), names=("x",), loop=Loop(epochs=2, rate=1.0))
 
 
 @pytest.mark.parametrize(
@@ -109,17 +105,15 @@ def test_a_table_becomes_a_record_with_tuples_paths_and_defaults():
             "align.ppo.zebra = 1: no such setting; align.ppo takes data, clip, by, leash, margin, names,"
             " biases, ladder, exact, epochs, rate. Correct or remove it.",
         ),
-        ({}, "align.ppo.data: missing, and it has no default. Add data to align.ppo."),
+        ({}, "align.ppo.data: missing, and it has no default. Add it to align.ppo."),
         ({"data": 3}, "align.ppo.data = 3: must be a valid string. Change it."),
         (
             {"data": "d", "epochs": 0},
-            "align.ppo.epochs = 0: must be greater than or equal to 1. Change it, or leave it out"
-            " for its default.",
+            "align.ppo.epochs = 0: must be greater than or equal to 1. Change it, or leave it out for its default.",
         ),
         (
             {"data": "d", "clip": "wide"},
-            'align.ppo.clip = "wide": must be a valid number or be a list. Change it, or leave it out'
-            " for its default.",
+            'align.ppo.clip = "wide": must be a valid number or be a list. Change it, or leave it out for its default.',
         ),
         (
             {"data": "d", "by": "tokens"},
@@ -131,8 +125,7 @@ def test_a_table_becomes_a_record_with_tuples_paths_and_defaults():
         ),
         (
             {"data": "d", "leash": {"kind": "fixed", "target": 1}},
-            "align.ppo.leash.target = 1: no such setting; align.ppo.leash takes kind, coef. Correct or"
-            " remove it.",
+            "align.ppo.leash.target = 1: no such setting; align.ppo.leash takes kind, coef. Correct or remove it.",
         ),
         (
             {"data": "d", "ladder": [{}, {"coef": -1}]},
@@ -215,9 +208,7 @@ def test_an_inlined_setting_may_not_share_its_name():
 # Writing and reading back
 
 positive = st.floats(min_value=1e-300, allow_nan=False, allow_infinity=False)
-leashes = st.one_of(
-    st.builds(FixedLeash, coef=positive), st.builds(AdaptiveLeash, coef=positive, target=positive)
-)
+leashes = st.one_of(st.builds(FixedLeash, coef=positive), st.builds(AdaptiveLeash, coef=positive, target=positive))
 text = st.text(st.characters(blacklist_categories=["Cs"]))
 methods = st.builds(
     Method,
@@ -356,7 +347,7 @@ def test_help_names_every_setting_with_type_default_and_meaning():
         ("leash.coef", "fixed: What the KL is multiplied by."): ("float ≥ 0", "0.1"),
         ("leash.coef", ""): ("float ≥ 0", "0.3"),
         ("leash.target", "adaptive: Sequence KL in nats."): ("float > 0", "2.0"),
-        ("margin", ""): ("float | unset", ""),
+        ("margin", ""): ("float", "unset"),
         ("names", ""): ("tuple[str, …]", "[]"),
         ("biases", ""): ("dict[str, float]", "{}"),
         ("ladder", ""): ("tuple[fixed, …]", "[]"),
@@ -365,6 +356,13 @@ def test_help_names_every_setting_with_type_default_and_meaning():
         ("rate", ""): ("float > 0", "0.0001"),
         ("exact", ""): ("bool", "true"),
     }
+
+
+def test_help_calls_a_plain_group_a_table_and_shows_no_default_for_it():
+    assert [(row.name, row.type, row.default) for row in describe(Whole)][:2] == [
+        ("method", "table", "unset"),
+        ("method.data", "Path", None),
+    ]
 
 
 # Own code
@@ -403,6 +401,15 @@ def test_own_code_that_cannot_be_had_is_refused(
     with pytest.raises(RecipeError) as caught:
         load_symbol(specification, "algorithm")
     assert message in str(caught.value)
+
+
+def test_own_code_that_was_mended_is_loaded_anew(tmp_path: Path):
+    file = tmp_path / "mended.py"
+    file.write_text("1 / 0\n")
+    with pytest.raises(RecipeError, match="ZeroDivisionError"):
+        load_symbol(f"{file}:Mine", "algorithm")
+    file.write_text("Mine = 'mended by now'\n")
+    assert load_symbol(f"{file}:Mine", "algorithm") == "mended by now"
 
 
 def test_settings_import_no_torch():

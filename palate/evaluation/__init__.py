@@ -1,6 +1,6 @@
 """Measuring: win rates with intervals, and what a judge is worth on held-out pairs."""
 
-from palate.evaluate.comparison import Comparison, WinRate, by_group, compare, win_rate
-from palate.evaluate.preference import Accuracy, preference_accuracy
+from palate.evaluation.comparison import Comparison, WinRate, by_group, compare, win_rate
+from palate.evaluation.preference import Accuracy, preference_accuracy
 
 __all__ = ["Accuracy", "Comparison", "WinRate", "by_group", "compare", "preference_accuracy", "win_rate"]

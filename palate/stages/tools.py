@@ -1,0 +1,146 @@
+"""Single questions to saved models: write completions, give log-probabilities, give scores, compare two models.
+
+Each reads JSON lines and returns rows to be written as JSON lines.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from palate.data.layout import completions as right_padded
+from palate.data.layout import padded
+from palate.data.recognition import read
+from palate.engine.forward import completion_logprobs
+from palate.engine.generation import Sampling
+from palate.engine.interfaces import Completions
+from palate.engine.seeding import derive
+from palate.errors import DataError
+from palate.evaluation import compare, win_rate
+from palate.models import load_causal, load_reward_model
+from palate.records import Prompt
+from palate.rewards import ModelReward, checked_scores
+from palate.stages.material import Loaded, sample
+
+BATCH = 32
+
+
+def generate(
+    model: str, prompts: str | Path, *, sampling: Sampling, length: int, samples: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """For each prompt of a file, `samples` completions with their token ids and log-probabilities.
+
+    The numbers drawn for a row depend on the seed, its place in the file and the sample's number alone.
+    """
+    loaded = Loaded(*load_causal(model))
+    records: Sequence[Prompt] = read(prompts, "prompts").records
+    for start in range(0, len(records), BATCH):
+        rows = [row for row in range(start, min(start + BATCH, len(records))) for _ in range(samples)]
+        numbers = [number for _ in range(start, min(start + BATCH, len(records))) for number in range(samples)]
+        written, drawn = sample(
+            loaded, records, seed=seed, rows=rows, samples=numbers, length=length, sampling=sampling
+        )
+        for index, row in enumerate(rows):
+            count = int(drawn.mask[index].sum())
+            yield {
+                "prompt": records[row].text,
+                "sample": numbers[index],
+                "completion": written.texts[index],
+                "finish": drawn.finish[index],
+                "prompt_ids": list(written.prompt_ids[index]),
+                "ids": drawn.ids[index, :count].tolist(),
+                "logprobs": drawn.logprobs[index, :count].tolist(),
+            }
+
+
+@torch.no_grad()
+def logprobs(model: str, file: str | Path) -> Iterator[dict[str, Any]]:
+    """For each {prompt, completion} of a file, the completion's token ids and their log-probabilities, EOS included."""
+    loaded = Loaded(*load_causal(model))
+    records = read(file, "demonstrations").records
+    for start in range(0, len(records), BATCH):
+        some = records[start : start + BATCH]
+        written = [loaded.chat.encode_completion(record.completion) for record in some]
+        ids, mask = right_padded(written, loaded.chat.pad_id)
+        prompts = [loaded.chat.encode_prompt(record.prompt) for record in some]
+        layout = padded(prompts, ids, mask, pad_id=loaded.chat.pad_id)
+        values, _ = completion_logprobs(loaded.model, layout, temperature=1.0)
+        for index, record in enumerate(some):
+            count = len(written[index])
+            yield {
+                "prompt": record.prompt.text,
+                "completion": record.completion,
+                "ids": written[index],
+                "logprobs": values[index, :count].tolist(),
+            }
+
+
+def score(model: str, file: str | Path) -> Iterator[dict[str, Any]]:
+    """For each {prompt, completion} of a file its score; for each {prompt, chosen, rejected} both scores."""
+    loaded, chat, _ = load_reward_model(model)
+    reward = ModelReward("reward model", loaded, chat)
+    data = read(file)
+    sides = {"pairs": ("chosen", "rejected"), "demonstrations": ("completion",)}.get(data.mapping.kind)
+    if sides is None:
+        raise DataError(
+            "a reward model scores completions, and this file holds prompts alone. Add completions to its rows.",
+            file,
+        )
+    for start in range(0, len(data.records), BATCH):
+        some = data.records[start : start + BATCH]
+        scores = {side: _scores(reward, [(record.prompt, getattr(record, side)) for record in some]) for side in sides}
+        for index, record in enumerate(some):
+            texts = {side: getattr(record, side) for side in sides}
+            named = {("score" if side == "completion" else f"score_{side}"): scores[side][index] for side in sides}
+            yield {"prompt": record.prompt.text, **texts, **named}
+
+
+def _scores(reward: ModelReward, rows: Sequence[tuple[Prompt, str]]) -> list[float]:
+    ids, mask = right_padded([reward.chat.encode_completion(text) for _, text in rows], reward.chat.pad_id)
+    prompt_ids = tuple(tuple(reward.chat.encode_prompt(prompt)) for prompt, _ in rows)
+    seen = Completions(tuple(prompt for prompt, _ in rows), prompt_ids, ids, mask, tuple(text for _, text in rows))
+    return checked_scores(reward, seen).tolist()
+
+
+def winrate(
+    before: str, after: str, *, judge: str, prompts: str | Path, sampling: Sampling, length: int, seed: int
+) -> dict[str, Any]:
+    """How often a judge (a reward-model directory) prefers the second model's answers to the first's, both sampled alike."""
+    records: Sequence[Prompt] = read(prompts, "prompts").records
+    loaded, chat, _ = load_reward_model(judge)
+    scores: list[list[float]] = []
+    for path in (before, after):
+        model = Loaded(*load_causal(path))
+        written, _ = sample(
+            model,
+            records,
+            seed=derive(seed, "win rate"),
+            rows=range(len(records)),
+            samples=[0] * len(records),
+            length=length,
+            sampling=sampling,
+        )
+        reward = ModelReward("judge", loaded, chat, rereads=chat.fingerprint != model.chat.fingerprint)
+        scores.append(checked_scores(reward, written).tolist())
+    rate = win_rate(compare(first, second) for first, second in zip(*scores, strict=True))
+    return {
+        "win_rate": rate.estimate,
+        "low": rate.low,
+        "high": rate.high,
+        "wins": rate.wins,
+        "ties": rate.ties,
+        "losses": rate.losses,
+        "prompts": len(records),
+        "score_before": sum(scores[0]) / len(records),
+        "score_after": sum(scores[1]) / len(records),
+    }
+
+
+def json_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """Each row as one line of JSON."""
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=False, allow_nan=False)
