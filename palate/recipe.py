@@ -130,8 +130,8 @@ class Align:
             return getattr(self, self.algorithm)
         if ":" not in self.algorithm:
             raise RecipeError(
-                f'align.algorithm = "{self.algorithm}" was given. It must be one of {", ".join(ALGORITHMS)}, or a path such '
-                "as mine.py:MyPPO. Correct the name."
+                f'align.algorithm = "{self.algorithm}" was given. It must be one of {", ".join(ALGORITHMS)}, or a path '
+                "such as mine.py:MyPPO. Correct the name."
             )
         return build(load_symbol(self.algorithm, "algorithm"), self.settings, "align.settings")
 
@@ -232,12 +232,16 @@ def _one_model(model: Model) -> None:
 def _whole_distribution(sampling: Sampling) -> None:
     if sampling.truncated:
         raise RecipeError(
-            f"align.sampling has top_k = {sampling.top_k} and top_p = {sampling.top_p}. In training every token that the policy gives "
-            "probability must be drawable: log-probabilities and KL are those of the whole distribution, and truncated samples "
-            "make the ratio and the KL wrong (the KL even negative). Remove top_k and top_p; a lower temperature is allowed."
+            f"align.sampling has top_k = {sampling.top_k} and top_p = {sampling.top_p}. In training every token that "
+            "the policy gives "
+            "probability must be drawable: log-probabilities and KL are those of the whole distribution, and "
+            "truncated samples "
+            "make the ratio and the KL wrong (the KL even negative). Remove top_k and top_p; a lower temperature is "
+            "allowed."
         )
     if sampling.temperature == 0:
         raise RecipeError(
-            "align.sampling.temperature = 0 was given. Training needs samples, and at temperature 0 there is one completion a prompt. "
+            "align.sampling.temperature = 0 was given. Training needs samples, and at temperature 0 there is one "
+            "completion a prompt. "
             "Give a temperature above 0; 1 is usual."
         )

@@ -18,6 +18,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from palate.algorithms.measures import (
+    clearly_negative,
+    experience_metrics,
+    mean,
+    rollout_metrics,
+    score_metrics,
+    sequence_kl,
+)
 from palate.algorithms.policies import Controller, OnlineAlgorithm
 from palate.algorithms.shaping import Shaping
 from palate.data.layout import Layout, padded
@@ -29,7 +37,7 @@ from palate.engine.interfaces import Codec, Completions, LanguageModel, Reward, 
 from palate.engine.optimiser import Optimiser, Stepper
 from palate.engine.seeding import permutation, uniforms
 from palate.errors import TrainingError
-from palate.ops import Moments, approx_kl, clip_fraction, explained_variance, masked_mean
+from palate.ops import Moments, approx_kl, clip_fraction, masked_mean
 from palate.records import Prompt
 from palate.rewards import checked_scores
 from palate.settings import record
@@ -155,7 +163,7 @@ class OnlineLoop:
         kl = sequence_kl(scored)
         row = {
             "step": state.iteration + 1,
-            **self._score_metrics(scored, kl, state),
+            **score_metrics(scored, kl, self.reward.name, state.kl.coef),
             **rollout_metrics(scored, entropy),
             **experience_metrics(scored, experience),
             **updated,
@@ -264,8 +272,10 @@ class OnlineLoop:
         if not gap <= LARGEST_SAMPLER_GAP and old.dtype == torch.float32:
             row = int((rollout.sampler_logprobs - old).abs().amax(dim=1).argmax())
             raise TrainingError(
-                f"Sampler and trainer differ by {gap:.2g} nats on a token of row {row} in iteration {rollout.version + 1}. In float32 "
-                f"they must agree within {LARGEST_SAMPLER_GAP}, else the ratios of the update are those of another policy. "
+                f"Sampler and trainer differ by {gap:.2g} nats on a token of row {row} in iteration "
+                f"{rollout.version + 1}. In float32 "
+                f"they must agree within {LARGEST_SAMPLER_GAP}, else the ratios of the update are those of another "
+                "policy. "
                 "Look for a model whose output depends on padding, position ids or its cache."
             )
 
@@ -380,21 +390,6 @@ class OnlineLoop:
 
     # ---- what is told
 
-    def _score_metrics(self, scored: Scored, kl: Tensor, state: LoopState) -> dict[str, float]:
-        raw = scored.parts[self.reward.name]
-        quantiles = torch.quantile(raw.double(), torch.tensor([0.1, 0.9], dtype=torch.float64, device=raw.device))
-        return {
-            "score/mean": float(raw.mean()),
-            "score/std": float(raw.std(unbiased=False)),
-            "score/p10": float(quantiles[0]),
-            "score/p90": float(quantiles[1]),
-            **{f"score/{name}": float(part.mean()) for name, part in scored.parts.items()},
-            "reward/mean": float((scored.scores - state.kl.coef * kl).mean()),
-            "kl/sequence": float(kl.mean()),
-            "kl/token": float(kl.sum() / scored.rollout.mask.sum()),
-            "kl/coef": state.kl.coef,
-        }
-
     def _over_budget(self, state: LoopState, kl: float) -> str | None:
         exceeded = getattr(state.kl, "exceeded", None)
         if exceeded is None or not exceeded(kl):
@@ -425,47 +420,3 @@ def occurrences(rows: Sequence[int]) -> list[int]:
         counts.append(seen.get(row, 0))
         seen[row] = counts[-1] + 1
     return counts
-
-
-def sequence_kl(scored: Scored) -> Tensor:
-    """The k1 estimate of KL(π_old ‖ π_ref) of each completion: Σ_t log π_old − log π_ref, [B], in nats."""
-    gap = scored.old_logprobs - scored.signals["reference"]
-    return torch.where(scored.rollout.mask, gap, 0).sum(dim=1)
-
-
-def clearly_negative(kl: Tensor) -> bool:
-    """Whether the mean of sequence KLs [B] lies below 0 by more than two standard errors."""
-    return len(kl) > 1 and float(kl.mean() + 2 * kl.std() / math.sqrt(len(kl))) < 0
-
-
-def rollout_metrics(scored: Scored, entropy: Tensor) -> dict[str, float]:
-    """Entropy, lengths, perplexity under the reference, and how far sampler and trainer are apart."""
-    rollout = scored.rollout
-    lengths = rollout.lengths.double()
-    gap = (rollout.sampler_logprobs - scored.old_logprobs).abs().max()
-    return {
-        "entropy": float(masked_mean(entropy, rollout.mask)),
-        "length/mean": float(lengths.mean()),
-        "length/std": float(lengths.std(unbiased=False)),
-        "length/p90": float(torch.quantile(lengths, 0.9)),
-        "length/eos_rate": float(rollout.ended.double().mean()),
-        "perplexity": math.exp(-float(masked_mean(scored.signals["reference"], rollout.mask))),
-        "sampler/gap_max": float(gap),
-    }
-
-
-def experience_metrics(scored: Scored, experience: Experience) -> dict[str, float]:
-    """Spread of the advantages and, where there is a critic, how much of the returns' variance it explains."""
-    mask = scored.rollout.mask[experience.rows]
-    figures = {"advantage/std": float(experience.advantages[mask].std(unbiased=False))}
-    if "returns" in experience.targets and "old_values" in experience.targets:
-        targets = experience.targets
-        explained = float(explained_variance(values=targets["old_values"], returns=targets["returns"], mask=mask))
-        if math.isfinite(explained):  # returns that are all alike leave nothing to explain
-            figures["value/explained_variance"] = explained
-    return figures
-
-
-def mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
-    """The mean of one figure over rows."""
-    return sum(row[name] for row in rows) / len(rows)

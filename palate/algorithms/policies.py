@@ -1,6 +1,7 @@
 """Algorithms of the online loop: each assigns advantages to a scored rollout and says what loss follows.
 
-What several share is composed from `KL` and `Critic`. A new algorithm is one loss in `palate.losses` and one record here.
+What several share is composed from `KL` and `Critic`. A new algorithm is one loss in `palate.losses` and one record
+here.
 """
 
 from __future__ import annotations

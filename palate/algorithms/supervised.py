@@ -139,7 +139,8 @@ class SupervisedLoop:
             useful, total = useful + batch.layout.useful, total + batch.layout.total
         if not math.isfinite(sums["loss"]):
             raise TrainingError(
-                f"The loss is {sums['loss']} at step {step + 1}, whose first example is row {rows[0]} of the data: no step "
+                f"The loss is {sums['loss']} at step {step + 1}, whose first example is row {rows[0]} of the data: "
+                "no step "
                 "was taken and the last checkpoint is good. Lower the learning rate, or look at that step's examples."
             )
         norm, rate = stepper.step(f"step {step + 1}")

@@ -21,19 +21,22 @@ def checked_scores(reward: Reward, completions: Completions) -> Tensor:
     except Exception as error:
         raise RewardError(
             f"The reward {reward.name!r} raised {type(error).__name__}: {error}. It was given {len(completions.texts)} "
-            f"completions, the first {_shown(completions, 0)}. A reward must return one finite number for each. Nothing that "
+            f"completions, the first {_shown(completions, 0)}. A reward must return one finite number for each. "
+            "Nothing that "
             "was saved is lost: mend the reward and run the same command again."
         ) from error
     if scores.shape != (len(completions.texts),):
         raise RewardError(
-            f"The reward {reward.name!r} returned {tuple(scores.shape)} numbers for {len(completions.texts)} completions. "
+            f"The reward {reward.name!r} returned {tuple(scores.shape)} numbers for {len(completions.texts)} "
+            "completions. "
             "It must return exactly one for each, in their order. Look for a filter or an early return."
         )
     bad = (~torch.isfinite(scores)).nonzero().flatten()
     if len(bad):
         row = int(bad[0])
         raise RewardError(
-            f"The reward {reward.name!r} gave {float(scores[row])} to {_shown(completions, row)}. Every score must be a "
+            f"The reward {reward.name!r} gave {float(scores[row])} to {_shown(completions, row)}. Every score must "
+            "be a "
             "finite number. Return a number for such a completion too, for example the lowest."
         )
     return scores.to(dtype=torch.float32, device=completions.ids.device)

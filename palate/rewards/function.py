@@ -36,7 +36,9 @@ class FunctionReward:
         for row, number in enumerate(numbers[: len(prompts)]):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise RewardError(
-                    f"The reward {self.name!r} returned {number!r} ({type(number).__name__}) for {completions.texts[row][:80]!r} "
-                    f"(to the prompt {prompts[row].text[:80]!r}). Every score must be a number. Return a float for each."
+                    f"The reward {self.name!r} returned {number!r} ({type(number).__name__}) for "
+                    f"{completions.texts[row][:80]!r} "
+                    f"(to the prompt {prompts[row].text[:80]!r}). Every score must be a number. Return a float for "
+                    "each."
                 )
         return torch.tensor(numbers, dtype=torch.float64)

@@ -1,4 +1,5 @@
-"""Stage `align`: the online loop from the SFT model to the aligned one, under the leash of a reference that never moves."""
+"""Stage `align`: the online loop from the SFT model to the aligned one, under the leash of a reference that never "
+"moves."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def run(context: Context) -> Outcome:
     state, concerns = _iterate(context, loop, policy)
     if weight_hash(reference.model) != frozen:
         raise TrainingError(
-            "The reference model's weights changed during alignment. KL to a moving reference means nothing. This is a bug, in Palate "
+            "The reference model's weights changed during alignment. KL to a moving reference means nothing. This "
+            "is a bug, in Palate "
             "or in the algorithm you brought: something trained or overwrote the reference."
         )
     save_whole(context.place("align", "model"), lambda place: save_causal(policy.model, policy.tokenizer, place))
@@ -99,7 +101,8 @@ def fitting_prompts(context: Context, policy: Loaded, prompts: Sequence[Prompt])
     if long and (settings.on_bad == "stop" or len(long) == len(prompts)):
         raise DataError(
             f"a prompt has {lengths[long[0]]} tokens, but the model's context of {limit} less max_new_tokens = "
-            f"{settings.loop.max_new_tokens} leaves {room} ({len(long)} of {len(prompts)} prompts are too long). Shorten it, lower "
+            f"{settings.loop.max_new_tokens} leaves {room} ({len(long)} of {len(prompts)} prompts are too long). "
+            "Shorten it, lower "
             'align.max_new_tokens, or set align.on_bad = "skip".',
             *place_of(context, "align", prompts[long[0]]),
         )
@@ -117,8 +120,8 @@ def reference_of(context: Context) -> Loaded:
     loaded = load_policy(context) if name in ("sft", "start") else Loaded(*load_causal(name, device=context.device))
     if loaded.chat.fingerprint != load_policy(context).chat.fingerprint:
         raise RecipeError(
-            f'align.reference = "{name}" has another tokenizer than the policy. KL compares probabilities of the same token ids. '
-            "Give a reference with the policy's tokenizer."
+            f'align.reference = "{name}" has another tokenizer than the policy. KL compares probabilities of the '
+            "same token ids. Give a reference with the policy's tokenizer."
         )
     loaded.model.requires_grad_(False)
     return loaded
@@ -134,8 +137,8 @@ def reward_of(context: Context, policy: Loaded) -> Reward:
     place = context.place("reward", "model") if name == "model" else Path(name)
     if name == "model" and not place.exists():
         raise RecipeError(
-            'align.reward = "model" was given, but this run has no reward model. Add a section [reward], run its stage first, or give '
-            "a reward-model directory or file.py:function."
+            'align.reward = "model" was given, but this run has no reward model. Add a section [reward], run its stage '
+            "first, or give a reward-model directory or file.py:function."
         )
     return reward_model(context, place, policy)
 
@@ -240,8 +243,10 @@ def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopSt
 
 
 NEGATIVE_KL = (
-    f"The KL to the reference was below 0 for {NEGATIVE_KL_ITERATIONS} iterations, which a true KL never is. Its usual causes: samples that were "
-    "truncated (top-k, top-p) or forced to a minimum length, a temperature that sampling and log-probabilities do not share, or "
+    f"The KL to the reference was below 0 for {NEGATIVE_KL_ITERATIONS} iterations, which a true KL never is. Its "
+    "usual causes: samples that were "
+    "truncated (top-k, top-p) or forced to a minimum length, a temperature that sampling and log-probabilities do "
+    "not share, or "
     "padding or EOS that sampler and trainer treat differently."
 )
 

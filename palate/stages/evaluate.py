@@ -84,15 +84,15 @@ def judge_of(context: Context, policy: Loaded) -> Reward:
     if context.evaluate.judge == "gold":
         if data_files(context.recipe, "evaluate") != TESTBED:
             raise RecipeError(
-                'evaluate.judge = "gold" was given with prompts of your own. Gold knows the testbed\'s questions only. Use '
-                '"heldout-reward", or evaluate.prompts = "testbed".'
+                'evaluate.judge = "gold" was given with prompts of your own. Gold knows the testbed\'s questions '
+                'only. Use "heldout-reward", or evaluate.prompts = "testbed".'
             )
         return gold_reward()
     place = context.place("reward", "judge", "model")
     if not place.exists():
         raise RecipeError(
-            'evaluate.judge = "heldout-reward" was given, but this run has no held-out reward model. It is made by the stage '
-            "[reward] when the recipe has [evaluate] with this judge: add both sections and run that stage."
+            'evaluate.judge = "heldout-reward" was given, but this run has no held-out reward model. It is made '
+            "by the stage reward when the recipe has [evaluate] with this judge: add both sections and run it."
         )
     return reward_model(context, place, policy)
 
@@ -108,7 +108,8 @@ def _prompts(context: Context, policy: Loaded) -> list[Prompt]:
     ]
     if not fitting:
         raise RecipeError(
-            f"None of {len(known)} prompts leaves room for {_length(context)} tokens in a context of {limit}. Shorten the prompts or "
+            f"None of {len(known)} prompts leaves room for {_length(context)} tokens in a context of {limit}. "
+            "Shorten the prompts or "
             "lower align.max_new_tokens."
         )
     count = min(context.evaluate.count, len(fitting))
@@ -166,7 +167,8 @@ def _results(context: Context, comparisons: Sequence[Comparison], before: Answer
 def _truth(
     context: Context, model: Loaded, prompts: Sequence[Prompt], before: Answers, after: Answers
 ) -> dict[str, Any]:
-    """What only the testbed can say: the share of right answers, what an always perfect answerer would win, best-of-n."""
+    """What only the testbed can say: the share of right answers, what an always perfect answerer would win, "
+    "best-of-n."""
     perfect = [testbed.gold(prompt.text, testbed.perfect(prompt.text)) for prompt in prompts]
     attainable = win_rate(compare(score, best) for score, best in zip(before.scores, perfect, strict=True))
     best = best_of_n(context, model, prompts)
@@ -230,7 +232,8 @@ def verdict(results: dict[str, Any]) -> str:
     length = results["length"]["after"] / max(results["length"]["before"], 1e-9) - 1
     sign = "+" if length >= 0 else "−"
     return (
-        f"Preferred over SFT on {rate['estimate']:.0%} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}] of {results['prompts']} "
+        f"Preferred over SFT on {rate['estimate']:.0%} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}] of "
+        f"{results['prompts']} "
         f"held-out prompts by {judge}, KL {results['kl']:.1f} nats, length {sign}{abs(length):.0%}."
     )
 

@@ -129,8 +129,10 @@ def split(context: Context, section: str, records: Sequence[Any]) -> tuple[Seque
     train, heldout = split_by_prompt(records, part.heldout_fraction, context.seed)
     if not train or not heldout:
         raise DataError(
-            f"holding out {part.heldout_fraction:.0%} of {len(records)} rows by prompt left {len(train)} to train and {len(heldout)} "
-            f"to test. Both need at least one. Give more rows, another {section}.heldout_fraction, or a file as {section}.heldout.",
+            f"holding out {part.heldout_fraction:.0%} of {len(records)} rows by prompt left {len(train)} to train "
+            f"and {len(heldout)} "
+            f"to test. Both need at least one. Give more rows, another {section}.heldout_fraction, or a file as "
+            f"{section}.heldout.",
             files_of(part.data)[0],
         )
     return train, heldout
@@ -144,19 +146,22 @@ def halves(records: Sequence[Record], share: float, seed: int) -> tuple[Sequence
 def fitting(
     context: Context, section: str, examples: Sequence[Example], records: Sequence[Any], limit: int | None
 ) -> list[Example]:
-    """The examples that fit the model's context; too long a row is bad: it stops the run, or is left out and counted."""
+    """The examples that fit the model's context; too long a row is bad: it stops the run, or is left out and "
+    "counted."""
     long = [index for index, example in enumerate(examples) if limit is not None and example.longest > limit]
     if long and getattr(context.recipe, section).on_bad == "stop":
         first = long[0]
         record = records[first]
         raise DataError(
-            f"prompt and completion have {examples[first].longest} tokens, but the model's context is {limit} ({len(long)} rows are "
+            f"prompt and completion have {examples[first].longest} tokens, but the model's context is {limit} "
+            f"({len(long)} rows are "
             f'too long). A row must fit whole. Shorten it, use a longer context, or set {section}.on_bad = "skip".',
             *place_of(context, section, record),
         )
     if long:
         context.say(
-            f"{section}: {len(long)} of {len(examples)} rows are longer than the context of {limit} tokens and were left out."
+            f"{section}: {len(long)} of {len(examples)} rows are longer than the context of {limit} tokens and were "
+            "left out."
         )
     dropped = set(long)
     return [example for index, example in enumerate(examples) if index not in dropped]
@@ -207,7 +212,8 @@ def scratch_texts(context: Context) -> list[str]:
     section = "sft" if context.recipe.sft is not None else "reward"
     if getattr(context.recipe, section) is None:
         raise RecipeError(
-            "[model.scratch] was given without [sft] or [reward]. A scratch tokenizer is trained on the run's own text, and there "
+            "[model.scratch] was given without [sft] or [reward]. A scratch tokenizer is trained on the run's own "
+            "text, and there "
             "is none. Add one of these sections, or start from a model's path."
         )
     files = context.data.get(section)

@@ -39,7 +39,8 @@ class Trained:
 
 
 def run(context: Context) -> Outcome:
-    """Trains, centres and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), and measures."""
+    """Trains, centres and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), and "
+    "measures."""
     records = stage_records(context, "reward")
     train, heldout = split(context, "reward", records)
     concerns = [*data_concerns(train, heldout)]
@@ -53,7 +54,8 @@ def run(context: Context) -> Outcome:
     length = length_bias(heldout).figures
     if accuracy.low <= length["accuracy"]:
         concerns.append(
-            f"its accuracy of {accuracy.estimate:.3f} is not clearly above that of a judge who only counts length ({length['accuracy']:.3f})"
+            f"its accuracy of {accuracy.estimate:.3f} is not clearly above that of a judge who only counts length "
+            f"({length['accuracy']:.3f})"
         )
     figures = {
         "pairs": trained.pairs,

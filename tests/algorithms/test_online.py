@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from palate.algorithms.online import LoopState, Online, OnlineLoop, clearly_negative, occurrences
+from palate.algorithms.measures import clearly_negative
+from palate.algorithms.online import LoopState, Online, OnlineLoop, occurrences
 from palate.algorithms.policies import KL, PPO
 from palate.algorithms.shaping import Shaping
 from palate.engine.generation import Sampling
