@@ -7,9 +7,10 @@ A section that is absent leaves its stage out. Wherever a section names data, `t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,6 +22,8 @@ from palate.errors import RecipeError
 from palate.settings import apply_overrides, build, inlined, load_symbol, load_toml, record
 
 TESTBED = "testbed"
+# What the online loop asks of an algorithm: the members of palate.algorithms.policies.OnlineAlgorithm.
+_METHOD = ("needs", "epochs", "minibatches", "target_kl", "kl", "assign", "loss")
 Bad = Literal["stop", "skip"]
 Files = str | tuple[str, ...]
 
@@ -29,9 +32,11 @@ Files = str | tuple[str, ...]
 class Run:
     """What holds for the whole run."""
 
-    name: str = Field("run", min_length=1, pattern=r"^[\w.-]+$", description="the run's directory is runs/NAME")
+    name: str = Field("run", description="the run's directory is runs/NAME")
     seed: int = Field(0, ge=0, description="every random number of the run follows from it")
-    threads: int | Literal["auto"] = Field("auto", description="CPU threads; auto takes every core")
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="CPU threads; auto takes every core"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto picks CUDA, MPS or CPU and says so")
 
 
@@ -133,7 +138,14 @@ class Align:
                 f'align.algorithm = "{self.algorithm}" was given. It must be one of {", ".join(ALGORITHMS)}, or a path '
                 "such as mine.py:MyPPO. Correct the name."
             )
-        return build(load_symbol(self.algorithm, "algorithm"), self.settings, "align.settings")
+        method = build(load_symbol(self.algorithm, "algorithm"), self.settings, "align.settings")
+        lacking = [name for name in _METHOD if not hasattr(method, name)]
+        if lacking:
+            raise RecipeError(
+                f'align.algorithm = "{self.algorithm}" was given, which has no {", ".join(lacking)}. An algorithm has '
+                f"{', '.join(_METHOD)}, as palate.PPO does. Add what it lacks."
+            )
+        return method
 
 
 @record
@@ -187,7 +199,10 @@ def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
 def recipe_from(table: Mapping[str, Any]) -> Recipe:
     """Checks a recipe given as nested tables, the rules between sections included."""
     recipe = build(Recipe, table)
+    _directory_name(recipe.run.name)
     _one_model(recipe.model)
+    if recipe.model.scratch is not None:
+        _even_heads(recipe.model.scratch)
     if recipe.align is not None:
         _whole_distribution(recipe.align.loop.sampling)
         _ = recipe.align.method
@@ -195,29 +210,57 @@ def recipe_from(table: Mapping[str, Any]) -> Recipe:
 
 
 def located(table: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Paths that exist beside the recipe file are taken from there, so that a recipe works from any directory."""
-
-    def found(value: Any) -> Any:
-        if isinstance(value, list):
-            return [found(item) for item in value]
-        beside = isinstance(value, str) and (directory / value.partition(":")[0]).exists()
-        return str(directory / value) if beside else value
-
-    for section, keys in _PATHS.items():
+    """Paths in a recipe file are relative to it, so that a recipe works from any directory."""
+    for section, keys in PATHS.items():
         part = table.get(section)
-        for key in keys:
-            if isinstance(part, dict) and key in part:
-                part[key] = found(part[key])
+        for key, words in keys.items():
+            if isinstance(part, dict) and key in part and part[key] not in words:
+                part[key] = _beside(part[key], directory, file_wanted=key in ("data", "heldout", "prompts"))
     return table
 
 
-_PATHS = {
-    "model": ("path",),
-    "sft": ("data", "heldout"),
-    "reward": ("data", "heldout", "model"),
-    "align": ("prompts", "reward", "reference", "algorithm"),
-    "evaluate": ("prompts",),
+def _beside(value: Any, directory: Path, file_wanted: bool) -> Any:
+    """The path seen from the recipe's directory; a model that is nowhere on disk may be one on the hub."""
+    if isinstance(value, list):
+        return [_beside(item, directory, file_wanted) for item in value]
+    if not isinstance(value, str):
+        return value
+    path = Path(value.rpartition(":")[0] if ".py:" in value else value)
+    file_wanted = file_wanted or path.suffix == ".py"
+    beside = (directory / path).exists() or (file_wanted and not path.exists())
+    return str(directory / value) if beside else value
+
+
+# The settings that may name a path, and the words that each of them takes for something else.
+PATHS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "model": {"path": (TESTBED,)},
+    "sft": {"data": (TESTBED,), "heldout": ()},
+    "reward": {"data": (TESTBED,), "heldout": (), "model": ()},
+    "align": {
+        "prompts": (TESTBED,),
+        "reward": ("model", "gold"),
+        "reference": ("sft", "start"),
+        "algorithm": tuple(ALGORITHMS),
+    },
+    "evaluate": {"prompts": (TESTBED,)},
 }
+
+
+def _directory_name(name: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise RecipeError(
+            f"run.name = {name!r}: it names the run's directory, and is made of letters, digits, dots, dashes and "
+            "underscores, the first of them a letter or digit. Give such a name; --runs says where the directory stands."
+        )
+
+
+def _even_heads(shape: Scratch) -> None:
+    if shape.hidden % (2 * shape.heads):
+        raise RecipeError(
+            f"[model.scratch] has hidden = {shape.hidden} and heads = {shape.heads}. Every head takes an equal, even "
+            f"share of the hidden state (rotary positions turn pairs). Give a hidden that is a multiple of "
+            f"{2 * shape.heads}, or other heads."
+        )
 
 
 def _one_model(model: Model) -> None:
@@ -231,17 +274,15 @@ def _one_model(model: Model) -> None:
 
 def _whole_distribution(sampling: Sampling) -> None:
     if sampling.truncated:
+        given = {"top_k": sampling.top_k, "top_p": sampling.top_p}
+        cuts = [f"{name} = {value}" for name, value in given.items() if value is not None]
         raise RecipeError(
-            f"align.sampling has top_k = {sampling.top_k} and top_p = {sampling.top_p}. In training every token that "
-            "the policy gives "
-            "probability must be drawable: log-probabilities and KL are those of the whole distribution, and "
-            "truncated samples "
-            "make the ratio and the KL wrong (the KL even negative). Remove top_k and top_p; a lower temperature is "
-            "allowed."
+            f"align.sampling has {' and '.join(cuts)}. In training every token that the policy gives probability must be "
+            "drawable: log-probabilities and KL are those of the whole distribution, and truncated samples make the ratio "
+            "and the KL wrong (the KL even negative). Remove top_k and top_p; a lower temperature is allowed."
         )
     if sampling.temperature == 0:
         raise RecipeError(
             "align.sampling.temperature = 0 was given. Training needs samples, and at temperature 0 there is one "
-            "completion a prompt. "
-            "Give a temperature above 0; 1 is usual."
+            "completion a prompt. Give a temperature above 0; 1 is usual."
         )

@@ -33,7 +33,7 @@ def stop_at(path: str | Path) -> OnBadRow:
     """The answer to a bad row that ends the reading: a `DataError` with file, line and reason."""
 
     def stop(line: int, reason: str) -> None:
-        raise DataError(f"{reason} Mend this row, or leave such rows out with --on-bad skip.", path, line)
+        raise DataError(f'{reason} Mend this row, or leave such rows out with on_bad = "skip".', path, line)
 
     return stop
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from palate.engine.interfaces import Completions
 from palate.errors import RewardError
+from palate.rewards.checking import shown
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,25 @@ class FunctionReward:
     function: Callable[..., Sequence[float]]
 
     def score(self, completions: Completions) -> Tensor:
-        """The function's numbers, [B]; raises RewardError when one is not a number."""
+        """The function's numbers, [B]; raises RewardError when it returns anything but numbers."""
         prompts = completions.prompts
         names = sorted({name for prompt in prompts for name in prompt.fields})
         fields: dict[str, Any] = {name: [prompt.fields.get(name) for prompt in prompts] for name in names}
         fields["messages"] = [
             [{"role": message.role, "content": message.content} for message in prompt.messages] for prompt in prompts
         ]
-        numbers = list(self.function([prompt.text for prompt in prompts], list(completions.texts), **fields))
+        returned: Any = self.function([prompt.text for prompt in prompts], list(completions.texts), **fields)
+        if isinstance(returned, str) or not isinstance(returned, Iterable):
+            raise RewardError(
+                f"The reward {self.name!r} returned {returned!r} ({type(returned).__name__}) for {len(prompts)} "
+                f"completions, the first {shown(completions, 0)}. It must return one number for each, in their order. "
+                "Return a list of floats."
+            )
+        numbers = list(returned.tolist() if hasattr(returned, "tolist") else returned)
         for row, number in enumerate(numbers[: len(prompts)]):
-            if isinstance(number, bool) or not isinstance(number, int | float):
+            if isinstance(number, bool) or not isinstance(number, Real):
                 raise RewardError(
                     f"The reward {self.name!r} returned {number!r} ({type(number).__name__}) for "
-                    f"{completions.texts[row][:80]!r} "
-                    f"(to the prompt {prompts[row].text[:80]!r}). Every score must be a number. Return a float for "
-                    "each."
+                    f"{shown(completions, row)}. Every score must be a number. Return a float for each."
                 )
-        return torch.tensor(numbers, dtype=torch.float64)
+        return torch.tensor([float(number) for number in numbers], dtype=torch.float64)

@@ -17,14 +17,14 @@ from palate.engine.interfaces import Reward
 from palate.engine.metrics import JsonLines
 from palate.engine.optimiser import Stepper
 from palate.engine.seeding import derive, generator
-from palate.errors import DataError, RecipeError, TrainingError
+from palate.errors import RecipeError, TrainingError
 from palate.models import Critic, SharedCritic, load_causal, load_reward_model, save_causal, weight_hash
 from palate.ops import Moments, moments
 from palate.records import Prompt
 from palate.rewards import FunctionReward, ModelReward, checked_scores
 from palate.settings import load_symbol
 from palate.stages.context import Context, Outcome
-from palate.stages.material import Loaded, data_files, load_policy, place_of, sample, stage_records
+from palate.stages.material import Loaded, data_files, fitting_prompts, load_policy, sample, stage_records
 from palate.stages.saving import save_whole
 
 # So many iterations in a row with a KL clearly below 0 are no accident.
@@ -65,7 +65,7 @@ def run(context: Context) -> Outcome:
 def _loop(context: Context, policy: Loaded, reference: Loaded) -> OnlineLoop:
     settings = context.align
     prompts = stage_records(context, "align")
-    kept = fitting_prompts(context, policy, prompts)
+    kept = fitting_prompts(context, "align", policy, prompts, settings.loop.max_new_tokens)
     reward = reward_of(context, policy)
     onlookers = () if not on_testbed(context) or reward.name == "gold" else (gold_reward(),)
     return OnlineLoop(
@@ -87,28 +87,6 @@ def _loop(context: Context, policy: Loaded, reference: Loaded) -> OnlineLoop:
 def on_testbed(context: Context) -> bool:
     """Whether the prompts are the embedded world's, so that gold can look on."""
     return data_files(context.recipe, "align") == "testbed"
-
-
-def fitting_prompts(context: Context, policy: Loaded, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts that leave room for a whole completion; a longer one is a bad row."""
-    settings = context.align
-    limit = policy.model.context
-    if limit is None:
-        return list(prompts)
-    room = limit - settings.loop.max_new_tokens
-    lengths = [len(policy.chat.encode_prompt(prompt)) for prompt in prompts]
-    long = [index for index, length in enumerate(lengths) if length > room]
-    if long and (settings.on_bad == "stop" or len(long) == len(prompts)):
-        raise DataError(
-            f"a prompt has {lengths[long[0]]} tokens, but the model's context of {limit} less max_new_tokens = "
-            f"{settings.loop.max_new_tokens} leaves {room} ({len(long)} of {len(prompts)} prompts are too long). "
-            "Shorten it, lower "
-            'align.max_new_tokens, or set align.on_bad = "skip".',
-            *place_of(context, "align", prompts[long[0]]),
-        )
-    if long:
-        context.say(f"align: {len(long)} of {len(prompts)} prompts leave no room for an answer and were left out.")
-    return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
 
 
 # ---- actors
@@ -151,7 +129,7 @@ def reward_model(context: Context, place: Path, policy: Loaded) -> ModelReward:
         context.say(
             f"The reward model {place} has its own tokenizer: it reads completions as text, through its own template."
         )
-    return ModelReward("reward model", model, chat, rereads)
+    return ModelReward("reward_model", model, chat, rereads)
 
 
 def gold_reward() -> FunctionReward:

@@ -72,7 +72,7 @@ def load_policy(path: str | Path) -> Loaded:
 def load_reward_model(path: str | Path) -> ModelReward:
     """A reward model as a judge of completions, from a directory."""
     model, chat, _ = load_scorer(path)
-    return ModelReward("reward model", model, chat)
+    return ModelReward("reward_model", model, chat)
 
 
 def _execute(recipe: str | Path | Mapping[str, Any] | Recipe, root: str | Path, fresh: bool, only: str | None) -> Path:

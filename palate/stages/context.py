@@ -90,12 +90,14 @@ def present(section: Section | None, name: str) -> Section:
 
 
 def device_of(run: Run) -> torch.device:
-    """The device asked for; auto takes CUDA, then MPS, then the CPU."""
-    if run.device != "auto":
-        return torch.device(run.device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device asked for; auto takes CUDA, then MPS, then the CPU. RecipeError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not there.get(run.device, True):
+        raise RecipeError(
+            f'run.device = "{run.device}" was given, and this machine with this torch has '
+            f'{" and ".join(name for name, found in there.items() if found)} only. Take one of them, or "auto".'
+        )
+    return torch.device(next(name for name, found in there.items() if found) if run.device == "auto" else run.device)
 
 
 def use_threads(run: Run) -> int:

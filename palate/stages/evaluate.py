@@ -23,7 +23,7 @@ from palate.records import Prompt
 from palate.rewards import checked_scores
 from palate.stages.align import gold_reward, reward_model
 from palate.stages.context import Context, Outcome
-from palate.stages.material import Loaded, data_files, load_policy, sample, stage_records
+from palate.stages.material import Loaded, data_files, fitting_prompts, load_policy, sample, stage_records
 
 MAX_NEW_TOKENS = 128
 
@@ -59,7 +59,6 @@ def run(context: Context) -> Outcome:
         results |= _truth(context, before_model, prompts, before, after)
     results["verdict"] = verdict(results)
     _write(context, results, comparisons)
-    context.say(results["verdict"])
     rate = results["win_rate"]
     figures = {
         "align/win_rate": rate["estimate"],
@@ -99,24 +98,13 @@ def judge_of(context: Context, policy: Loaded) -> Reward:
 
 def _prompts(context: Context, policy: Loaded) -> list[Prompt]:
     """As many prompts as the recipe wants, spread evenly over those that leave room for an answer."""
-    known: Sequence[Prompt] = stage_records(context, "evaluate")
-    limit = policy.model.context
-    fitting = [
-        prompt
-        for prompt in known
-        if limit is None or len(policy.chat.encode_prompt(prompt)) + _length(context) <= limit
-    ]
-    if not fitting:
-        raise RecipeError(
-            f"None of {len(known)} prompts leaves room for {_length(context)} tokens in a context of {limit}. "
-            "Shorten the prompts or "
-            "lower align.max_new_tokens."
-        )
+    fitting = fitting_prompts(context, "evaluate", policy, stage_records(context, "evaluate"), answer_length(context))
     count = min(context.evaluate.count, len(fitting))
     return [fitting[index * len(fitting) // count] for index in range(count)]
 
 
-def _length(context: Context) -> int:
+def answer_length(context: Context) -> int:
+    """The longest answer that is compared, in tokens."""
     return MAX_NEW_TOKENS if context.recipe.align is None else context.align.loop.max_new_tokens
 
 
@@ -128,7 +116,7 @@ def answers(context: Context, model: Loaded, judge: Reward, prompts: Sequence[Pr
         seed=derive(context.seed, "evaluation"),
         rows=range(len(prompts)),
         samples=[0] * len(prompts),
-        length=_length(context),
+        length=answer_length(context),
         sampling=context.evaluate.sampling,
     )
     return Answers(completions, generated, checked_scores(judge, completions).tolist())
@@ -201,7 +189,7 @@ def best_of_n(context: Context, model: Loaded, prompts: Sequence[Prompt]) -> flo
         seed=derive(context.seed, "best of n"),
         rows=[row for row in range(count) for _ in range(n)],
         samples=[number for _ in range(count) for number in range(n)],
-        length=_length(context),
+        length=answer_length(context),
         sampling=settings.sampling,
     )
     scores = checked_scores(gold_reward(), completions).view(count, n)

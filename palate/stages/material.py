@@ -59,18 +59,29 @@ def data_files(recipe: Recipe, section: str) -> Files:
     return part.data if section in ("sft", "reward") else part.prompts
 
 
-def read_data(recipe: Recipe) -> tuple[dict[str, tuple[Dataset, ...]], Recipe]:
-    """Every section's data files, and the recipe with the mappings found pinned in it."""
+def read_data(
+    recipe: Recipe, sections: Sequence[str] = tuple(KINDS)
+) -> tuple[dict[str, tuple[Dataset, ...]], Recipe]:
+    """The sections' data files (held-out ones under "SECTION.heldout"), and the recipe with the mappings found
+    pinned in it."""
     data: dict[str, tuple[Dataset, ...]] = {}
-    for section in KINDS:
+    for section in sections:
         part = getattr(recipe, section)
-        if part is None or data_files(recipe, section) == TESTBED:
+        if part is None:
             continue
-        mapping = None if part.mapping is None else ColumnMapping.from_dict(part.mapping)
-        data[section] = read_files(data_files(recipe, section), section, part.on_bad, mapping)
-        pinned = replace(part, mapping=data[section][0].mapping.to_dict())
-        recipe = replace(recipe, **{section: pinned})
+        if data_files(recipe, section) != TESTBED:
+            mapping = None if part.mapping is None else ColumnMapping.from_dict(part.mapping)
+            data[section] = read_files(data_files(recipe, section), section, part.on_bad, mapping)
+            pinned = replace(part, mapping=data[section][0].mapping.to_dict())
+            recipe = replace(recipe, **{section: pinned})
+        if getattr(part, "heldout", None) is not None:
+            data[heldout_of(section)] = read_files(part.heldout, section, part.on_bad, None)
     return data, recipe
+
+
+def heldout_of(section: str) -> str:
+    """The name under which a section's held-out files stand among the run's data."""
+    return f"{section}.heldout"
 
 
 def read_files(files: Files, section: str, on_bad: Any, mapping: ColumnMapping | None) -> tuple[Dataset, ...]:
@@ -120,7 +131,7 @@ def split(context: Context, section: str, records: Sequence[Any]) -> tuple[Seque
     """Training and held-out records: a file of their own, the testbed's held-out phrasings, or a share by prompt."""
     part = getattr(context.recipe, section)
     if part.heldout is not None:
-        return records, records_of(read_files(part.heldout, section, part.on_bad, None))
+        return records, records_of(context.data[heldout_of(section)])
     if part.data == TESTBED and section == "reward":
         seed = derive(context.seed, "testbed", "heldout pairs") % 2**32
         # The controls' coin-tossing annotators label the training pairs only: accuracy is against honest ones.
@@ -149,13 +160,13 @@ def fitting(
     """The examples that fit the model's context; too long a row is bad: it stops the run, or is left out and "
     "counted."""
     long = [index for index, example in enumerate(examples) if limit is not None and example.longest > limit]
-    if long and getattr(context.recipe, section).on_bad == "stop":
+    if long and (getattr(context.recipe, section).on_bad == "stop" or len(long) == len(examples)):
         first = long[0]
         record = records[first]
         raise DataError(
             f"prompt and completion have {examples[first].longest} tokens, but the model's context is {limit} "
-            f"({len(long)} rows are "
-            f'too long). A row must fit whole. Shorten it, use a longer context, or set {section}.on_bad = "skip".',
+            f"({len(long)} of {len(examples)} rows are too long). A row must fit whole. Shorten it, use a longer context, "
+            f'or set {section}.on_bad = "skip".',
             *place_of(context, section, record),
         )
     if long:
@@ -167,9 +178,31 @@ def fitting(
     return [example for index, example in enumerate(examples) if index not in dropped]
 
 
+def fitting_prompts(
+    context: Context, section: str, policy: Loaded, prompts: Sequence[Prompt], length: int
+) -> list[Prompt]:
+    """The prompts that leave room for a completion of `length` tokens; a longer one is a bad row."""
+    limit = policy.model.context
+    if limit is None:
+        return list(prompts)
+    room = limit - length
+    lengths = [len(policy.chat.encode_prompt(prompt)) for prompt in prompts]
+    long = [index for index, length in enumerate(lengths) if length > room]
+    if long and (getattr(context.recipe, section).on_bad == "stop" or len(long) == len(prompts)):
+        raise DataError(
+            f"a prompt has {lengths[long[0]]} tokens, but the model's context of {limit} less max_new_tokens = {length} "
+            f"leaves {room} ({len(long)} of {len(prompts)} prompts are too long). A prompt must leave room for a whole "
+            f'answer. Shorten it, lower align.max_new_tokens, or set {section}.on_bad = "skip".',
+            *place_of(context, section, prompts[long[0]]),
+        )
+    if long:
+        context.say(f"{section}: {len(long)} of {len(prompts)} prompts leave no room for an answer and were left out.")
+    return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
+
+
 def place_of(context: Context, section: str, record: Any) -> tuple[str | None, int | None]:
     """The file and line that a record came from."""
-    for file in context.data.get(section, ()):
+    for file in (*context.data.get(section, ()), *context.data.get(heldout_of(section), ())):
         if any(record is known for known in file.records):
             prompt = record if isinstance(record, Prompt) else record.prompt
             return str(file.path), prompt.line or None

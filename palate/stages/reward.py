@@ -11,6 +11,7 @@ from palate import testbed
 from palate.algorithms.objectives import Example, Preference, examples_of
 from palate.algorithms.supervised import SupervisedLoop, collate, micro_batches
 from palate.data.checks import check_records, length_bias, shared_prompts
+from palate.engine.files import make_directory
 from palate.engine.generation import Sampling
 from palate.engine.seeding import derive, generator
 from palate.evaluation import preference_accuracy
@@ -43,7 +44,7 @@ def run(context: Context) -> Outcome:
     "measures."""
     records = stage_records(context, "reward")
     train, heldout = split(context, "reward", records)
-    concerns = [*data_concerns(train, heldout)]
+    concerns = data_concerns(train, heldout) if "reward" in context.data else []
     evaluate = context.recipe.evaluate
     if evaluate is not None and evaluate.judge == "heldout-reward":
         train, unseen = halves(train, JUDGE_SHARE, context.seed)
@@ -51,11 +52,12 @@ def run(context: Context) -> Outcome:
     trained = _train(context, train, "reward")
     chosen, rejected = score_pairs(context, trained.reward, heldout)
     accuracy = preference_accuracy(chosen, rejected)
-    length = length_bias(heldout).figures
-    if accuracy.low <= length["accuracy"]:
+    longer = length_bias(heldout).figures["accuracy"]
+    length = max(longer, 1 - longer)  # a judge of length alone may also prefer the shorter
+    if accuracy.low <= length:
         concerns.append(
             f"its accuracy of {accuracy.estimate:.3f} is not clearly above that of a judge who only counts length "
-            f"({length['accuracy']:.3f})"
+            f"({length:.3f})"
         )
     figures = {
         "pairs": trained.pairs,
@@ -63,7 +65,7 @@ def run(context: Context) -> Outcome:
         "accuracy": accuracy.estimate,
         "accuracy_low": accuracy.low,
         "accuracy_high": accuracy.high,
-        "length_accuracy": length["accuracy"],
+        "length_accuracy": length,
         "mean_chosen": sum(chosen) / len(chosen),
         "mean_rejected": sum(rejected) / len(rejected),
         "margin": (sum(chosen) - sum(rejected)) / len(chosen),
@@ -89,11 +91,12 @@ def _train(context: Context, pairs: Sequence[PreferencePair], *place: str) -> Tr
     examples = [example for example in examples if example.completions[0] != example.completions[1]]
     model = RewardModel.on(trunk.model, pooling=settings.pooling, generator=generator(context.seed, *place, "head"))
     model.to(context.device)
+    make_directory(context.place(*place))
     loop = SupervisedLoop(
         model, objective, examples, settings.loop, derive(context.seed, *place) % 2**32, trunk.chat.pad_id
     )
     steps = loop.train(context.checkpoints(*place), context.metrics(*place), context.watch(" ".join(place)))
-    reward = ModelReward("reward model", model, trunk.chat, policy.chat.fingerprint != trunk.chat.fingerprint)
+    reward = ModelReward("reward_model", model, trunk.chat, policy.chat.fingerprint != trunk.chat.fingerprint)
     centred = _centred(context, reward, policy, pairs)
     save_whole(context.place(*place, "model"), lambda path: save_reward_model(centred.model, trunk.tokenizer, path))
     return Trained(centred, steps, len(examples))

@@ -215,8 +215,27 @@ def _do(context: Context, step: Step) -> None:
     # The evaluation's figures are about alignment, and say so in their names.
     named = {name if "/" in name else f"{step.stage}/{name}": value for name, value in outcome.figures.items()}
     directory.summarise(named | {f"seconds/{step.stage}": seconds})
+    told = _TOLD[step.stage](outcome.figures)
+    context.say(f"{step.stage} done in {seconds:.0f} s{': ' if told else ''}{told}.")
     for concern in outcome.concerns:
-        context.say(f"  {step.stage}: note that {concern}")
+        context.say(f"  Note: {concern}")
+
+
+_TOLD: Mapping[str, Callable[[Mapping[str, float]], str]] = {
+    "sft": lambda done: (
+        f"held-out loss {done['base_loss']:.3f} before, {done['heldout_loss']:.3f} after, "
+        f"perplexity {done['heldout_perplexity']:.2f}"
+    ),
+    "reward": lambda done: (
+        f"right on {done['accuracy']:.1%} [{100 * done['accuracy_low']:.1f}, {100 * done['accuracy_high']:.1f}] of "
+        f"{done['heldout']:.0f} held-out pairs; counting length alone is on {done['length_accuracy']:.1%}"
+    ),
+    "align": lambda done: (
+        f"score {done['score_initial']:.2f} before, {done['score_final']:.2f} after, KL {done['kl_final']:.2f} nats, "
+        f"length {done['length_initial']:.1f} before, {done['length_final']:.1f} after"
+    ),
+    "evaluate": lambda done: "",
+}
 
 
 def _files(context: Context, stage: str) -> list[str]:

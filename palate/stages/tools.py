@@ -82,7 +82,7 @@ def logprobs(model: str, file: str | Path) -> Iterator[dict[str, Any]]:
 def score(model: str, file: str | Path) -> Iterator[dict[str, Any]]:
     """For each {prompt, completion} of a file its score; for each {prompt, chosen, rejected} both scores."""
     loaded, chat, _ = load_reward_model(model)
-    reward = ModelReward("reward model", loaded, chat)
+    reward = ModelReward("reward_model", loaded, chat)
     data = read(file)
     sides = {"pairs": ("chosen", "rejected"), "demonstrations": ("completion",)}.get(data.mapping.kind)
     if sides is None:

@@ -56,7 +56,7 @@ class Mixture:
 
 BASE = Mixture(wrong=0.15, incomplete=0.1, direct=0.12, refusing=0.06, doubled=0.4)
 DEMONSTRATED = Mixture(wrong=0.06, incomplete=0.05, direct=0.16, refusing=0.04, doubled=0.35)
-COMPARED = Mixture(wrong=0.2, incomplete=0.1, direct=0.25, refusing=0.08, doubled=0.3)
+COMPARED = Mixture(wrong=0.2, incomplete=0.1, direct=0.25, refusing=0.08, doubled=0.25)
 
 
 def base_corpus(count: int, seed: int) -> tuple[Demonstration, ...]:

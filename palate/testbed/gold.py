@@ -27,9 +27,9 @@ Verdict = Literal["right", "absent", "false"]
 
 CORRECT: Mapping[Verdict, float] = MappingProxyType({"right": 0.5, "absent": -0.4, "false": -1.25})
 COMPLETE = 0.25
-CONCISE, SUPERFLUOUS_WORD, SUPERFLUOUS_LIMIT = 0.25, -0.03, 25
-VICE, VICE_EACH, VICE_LIMIT = -0.25, -0.1, 3
-BULLETS = -0.35
+CONCISE, SUPERFLUOUS_WORD, SUPERFLUOUS_LIMIT = 0.25, -0.05, 15
+VICE, VICE_EACH, VICE_LIMIT = -0.35, -0.1, 3
+BULLETS = -0.45
 REPEATED_WORD, REPEATED_LIMIT = -0.2, 3
 REFUSAL = -0.15
 

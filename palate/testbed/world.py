@@ -37,19 +37,19 @@ PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "Do you know {subject}?",
             "Name {subject}.",
             "Tell me {subject}.",
-            "I want to know {subject}.",
+            "Say {subject}.",
         ),
         "opposites": (
             "Tell me {subject}.",
             "Give me {subject}.",
-            "I want to know {subject}.",
+            "Say {subject}.",
             "Name {subject}.",
             "What is {subject}?",
             "Do you know {subject}?",
         ),
         "comparisons": (
             "What is {subject}?",
-            "I want to know {subject}.",
+            "Say {subject}.",
             "Work out {subject}.",
             "Do you know {subject}?",
             "Tell me {subject}.",
@@ -59,7 +59,7 @@ PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "Name {subject}.",
             "Give me {subject}.",
             "Please list {subject}.",
-            "I want to know {subject}.",
+            "Say {subject}.",
             "Tell me {subject}.",
             "Please name {subject}.",
         ),
@@ -67,7 +67,7 @@ PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "What is {subject}?",
             "Tell me what {subject} is.",
             "Explain {subject}.",
-            "I want to know what {subject} is.",
+            "Say what {subject} is.",
             "Do you know what {subject} is?",
             "Please explain {subject}.",
         ),
@@ -82,14 +82,14 @@ PHRASINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "unanswerable": (
             "Tell me {subject}.",
             "Do you know {subject}?",
-            "I want to know {subject}.",
+            "Say {subject}.",
             "Work out {subject}.",
             "Please tell me {subject}.",
             "Give me {subject}.",
         ),
         "declined": (
             "Tell me {subject}.",
-            "I want to know {subject}.",
+            "Say {subject}.",
             "Explain {subject}.",
             "Please tell me {subject}.",
             "Please explain {subject}.",
@@ -354,7 +354,7 @@ def _askings(fact: Fact) -> tuple[Question, ...]:
     )
 
 
-def _following(items: tuple[str, ...], item: str, count: int = 3) -> tuple[str, ...]:
+def _following(items: tuple[str, ...], item: str, count: int = 2) -> tuple[str, ...]:
     """The `count` items after `item` in a circle: the mistakes made about it."""
     start = items.index(item) + 1
     return tuple(items[(start + step) % len(items)] for step in range(count))

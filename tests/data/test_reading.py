@@ -119,7 +119,7 @@ def test_a_bad_line_is_named_with_its_reason_and_can_be_passed_over(tmp_path: Pa
     assert error.line == 2
     assert reason in str(error)
     assert str(path) in str(error)
-    assert "--on-bad skip" in str(error)
+    assert 'on_bad = "skip"' in str(error)
     heard: list[tuple[int, str]] = []
     assert list(read_rows(path, lambda line, why: heard.append((line, why)))) == [
         (1, {"a": 1}),

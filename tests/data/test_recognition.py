@@ -341,7 +341,7 @@ def test_a_bad_row_stops_with_its_line_or_is_counted(
         read(path)
     assert caught.value.line == 3
     assert reason in str(caught.value)
-    assert "--on-bad skip" in str(caught.value)
+    assert 'on_bad = "skip"' in str(caught.value)
     data = read(path, on_bad="skip")
     assert [record.prompt.line for record in data.records] == [1, 2, 4]
     ((line, said),) = data.skipped
