@@ -1,5 +1,5 @@
-"""Palate takes a language model from demonstrations and human preferences to an aligned model, and proves each "
-"stage."""
+"""Palate takes a language model from demonstrations and human preferences to an aligned model, and proves each
+stage."""
 
 from __future__ import annotations
 

@@ -24,6 +24,10 @@ from palate.settings import apply_overrides, build, inlined, load_symbol, load_t
 TESTBED = "testbed"
 # What the online loop asks of an algorithm: the members of palate.algorithms.policies.OnlineAlgorithm.
 _METHOD = ("needs", "epochs", "minibatches", "target_kl", "kl", "assign", "loss")
+
+# What a rollout can be told besides its scores.
+_SIGNALS = frozenset({"reference", "critic"})
+
 Bad = Literal["stop", "skip"]
 Files = str | tuple[str, ...]
 
@@ -121,7 +125,7 @@ class Align:
         "sft", description="sft, start (a snapshot of the policy as the stage begins), or a model directory"
     )
     reference_samples: int = Field(
-        256, ge=2, description="reference completions that fix the score's mean and variance"
+        256, ge=2, description="completions of the policy as the stage begins that fix the score's mean and variance"
     )
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
     loop: Online = inlined(Online)
@@ -145,6 +149,11 @@ class Align:
                 f'align.algorithm = "{self.algorithm}" was given, which has no {", ".join(lacking)}. An algorithm has '
                 f"{', '.join(_METHOD)}, as palate.PPO does. Add what it lacks."
             )
+        if "reference" not in method.needs or not method.needs <= _SIGNALS:
+            raise RecipeError(
+                f'align.algorithm = "{self.algorithm}" was given, whose needs are {sorted(method.needs)}. The KL to '
+                f"the reference is always measured, so needs holds reference, and otherwise only {sorted(_SIGNALS)}."
+            )
         return method
 
 
@@ -157,14 +166,15 @@ class Evaluate:
     mapping: dict[str, Any] | None = Field(
         None, description="how the file is read; found by itself, and pinned in the run"
     )
-    judge: Literal["heldout-reward", "gold"] = Field(
+    judge: Literal["heldout-reward", "reward", "gold"] = Field(
         "heldout-reward",
-        description="a reward model trained on pairs that the other never saw, or the testbed's truth",
+        description="a reward model trained on pairs that the other never saw, the training reward itself (no "
+        "independent judge: for runs without pairs), or the testbed's truth",
     )
     count: int = Field(400, ge=1, description="prompts compared")
     sampling: Sampling = Field(default_factory=Sampling, description="the same for both models")
     best_of: int = Field(64, ge=2, description="n of best-of-n by gold, the yardstick (testbed only)")
-    best_of_prompts: int = Field(64, ge=1, description="prompts on which best-of-n is measured")
+    best_of_prompts: int = Field(128, ge=1, description="prompts on which best-of-n is measured")
 
 
 @record
@@ -206,6 +216,9 @@ def recipe_from(table: Mapping[str, Any]) -> Recipe:
     if recipe.align is not None:
         _whole_distribution(recipe.align.loop.sampling)
         _ = recipe.align.method
+        _gold_knows("align.reward", recipe.align.reward, recipe.align.prompts)
+    if recipe.evaluate is not None:
+        _gold_knows("evaluate.judge", recipe.evaluate.judge, recipe.evaluate.prompts)
     return recipe
 
 
@@ -250,7 +263,7 @@ def _directory_name(name: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise RecipeError(
             f"run.name = {name!r}: it names the run's directory, and is made of letters, digits, dots, dashes and "
-            "underscores, the first of them a letter or digit. Give such a name; --runs says where the directory stands."
+            "underscores, the first of them a letter or digit. Give such a name; --runs says where it is to stand."
         )
 
 
@@ -272,14 +285,23 @@ def _one_model(model: Model) -> None:
         )
 
 
+def _gold_knows(setting: str, judge: str, prompts: Files) -> None:
+    if judge == "gold" and prompts != TESTBED:
+        section, _, _ = setting.partition(".")
+        raise RecipeError(
+            f'{setting} = "gold" was given with prompts of your own. Gold knows the testbed\'s questions only. Take a '
+            f'reward model as judge, or {section}.prompts = "testbed".'
+        )
+
+
 def _whole_distribution(sampling: Sampling) -> None:
     if sampling.truncated:
         given = {"top_k": sampling.top_k, "top_p": sampling.top_p}
         cuts = [f"{name} = {value}" for name, value in given.items() if value is not None]
         raise RecipeError(
-            f"align.sampling has {' and '.join(cuts)}. In training every token that the policy gives probability must be "
-            "drawable: log-probabilities and KL are those of the whole distribution, and truncated samples make the ratio "
-            "and the KL wrong (the KL even negative). Remove top_k and top_p; a lower temperature is allowed."
+            f"align.sampling has {' and '.join(cuts)}. In training every token that the policy gives probability must "
+            "be drawable: log-probabilities and KL are those of the whole distribution, and truncated samples make the "
+            "ratio and the KL wrong (the KL even negative). Remove top_k and top_p; a lower temperature is allowed."
         )
     if sampling.temperature == 0:
         raise RecipeError(

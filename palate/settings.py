@@ -194,12 +194,12 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "Correct or r
 
 def _paragraphs(problems: Iterable[tuple[str, str, str]]) -> list[str]:
     """One paragraph a setting; the complaints of a union's members become alternatives."""
-    rules: dict[tuple[str, str], list[str]] = {}
+    rules: dict[str, tuple[list[str], str]] = {}
     for subject, rule, fix in problems:
-        alternatives = rules.setdefault((subject, fix), [])
+        alternatives, _ = rules.setdefault(subject, ([], fix))
         if rule not in alternatives:
             alternatives.append(rule.removeprefix("must ") if alternatives else rule)
-    return [f"{subject}: {' or '.join(alternatives)}. {fix}" for (subject, fix), alternatives in rules.items()]
+    return [f"{subject}: {' or '.join(alternatives)}. {fix}" for subject, (alternatives, fix) in rules.items()]
 
 
 def _problem(details: Any, record_type: type, table: Mapping[str, Any], where: str) -> tuple[str, str, str]:

@@ -162,7 +162,8 @@ def settings_table(section: str) -> str:
 def settings_row(setting: Setting) -> str:
     """A setting as a row; a table of settings has no default of its own."""
     default = "required" if setting.default is None else f"`{setting.default}`" if setting.default else "–"
-    return f"| `{setting.name}` | {setting.type.replace(' | ', ' or ')} | {default} | {setting.help} |"
+    kind = setting.type.replace(" | ", " or ").replace("tuple[", "list[")
+    return f"| `{setting.name}` | {kind} | {default} | {setting.help} |"
 
 
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if MARKED.search(page)])
@@ -205,8 +206,19 @@ def test_commands_and_their_options_exist(name: str) -> None:
             continue
         command, rest = resolved(words[1:])
         assert command is not None and not subcommands(command), text
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in rest if word.startswith("--")} <= known, text
+        assert {word for word in rest if word.startswith("--")} <= options(command), text
+
+
+def options(command: Any) -> set[str]:
+    """The options of a command, or of all commands of a group."""
+    own = {option for parameter in command.params for option in parameter.opts}
+    return own.union(*map(options, subcommands(command).values()))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_options_named_alone_exist(name: str) -> None:
+    named = {text.split()[0] for text in code(PAGES[name]) if text.startswith("--")}
+    assert named <= options(COMMANDS)
 
 
 def test_every_command_is_explained() -> None:

@@ -96,8 +96,8 @@ class Imitation:
 
 @dataclass(frozen=True)
 class Preference:
-    """Reward modelling: −log σ(r(chosen) − r(rejected) − margin), Bradley-Terry; margins as in Llama 2 "
-    "(2307.09288, eq. 2)."""
+    """Reward modelling: −log σ(r(chosen) − r(rejected) − margin), Bradley-Terry; margins as in Llama 2
+    (2307.09288, eq. 2)."""
 
     chat: ChatFormat
 

@@ -111,7 +111,7 @@ class PPO:
 
     epochs: int = Field(4, ge=1, description="passes over a rollout")
     minibatches: int = Field(4, ge=1, description="optimiser steps a pass")
-    clip: float = Field(0.2, gt=0, description="ε of the clipped ratio")
+    clip: float = Field(0.2, gt=0, le=1, description="ε of the clipped ratio")
     value_clip: float | None = Field(
         None, gt=0, description="clips the critic's move likewise; measured not to help, so off"
     )

@@ -22,7 +22,7 @@ class Shaping:
 
     normalise: Literal["none", "reference", "running", "batch"] = Field(
         "reference",
-        description="to mean 0 and variance 1, by moments of the reference's own completions (frozen at the start), "
+        description="to mean 0 and variance 1, by moments of what the policy writes as the stage begins (frozen), "
         "of all completions so far, or of this batch",
     )
     clip: float | None = Field(None, gt=0, description="largest absolute score after normalising; none unless set")

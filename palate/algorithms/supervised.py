@@ -27,7 +27,7 @@ from palate.errors import TrainingError
 from palate.models import CausalLM, RewardModel
 from palate.settings import record
 
-# Attention that must keep documents apart takes a slower road than plain causal attention: a fifth of padding is cheaper.
+# Attention that keeps documents apart takes a slower road than plain causal attention: a fifth of padding is cheaper.
 WORTH_PADDING = 0.8
 
 

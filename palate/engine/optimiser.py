@@ -1,5 +1,5 @@
-"""AdamW with warm-up, a schedule, clipping of the global gradient norm, and a refusal to step on a non-finite "
-"gradient."""
+"""AdamW with warm-up, a schedule, clipping of the global gradient norm, and a refusal to step on a non-finite
+gradient."""
 
 from __future__ import annotations
 

@@ -334,7 +334,7 @@ def _sidecar(source: str) -> dict[str, Any]:
 
 
 def _unreadable(source: str, part: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).split())[:300].rstrip(".")
     if "trust_remote_code" in reason:
         reason = "it brings code of its own"
     if Path(source).is_dir():

@@ -53,7 +53,11 @@ def finding(run: Run) -> Finding:
 
 def judge_name(results: Results) -> str:
     """The judge as a reader should know it."""
-    names = {"gold": "the gold judge", "heldout-reward": "a held-out reward model"}
+    names = {
+        "gold": "the gold judge",
+        "heldout-reward": "a held-out reward model",
+        "reward": "the reward it was trained on",
+    }
     return names.get(results.judge, f"the judge “{results.judge}”")
 
 

@@ -22,14 +22,14 @@ def checked_scores(reward: Reward, completions: Completions) -> Tensor:
     except Exception as error:
         raise RewardError(
             f"The reward {reward.name!r} raised {type(error).__name__}: {error}. It was given {count} completions, the "
-            f"first {shown(completions, 0)}. A reward must return one finite number for each. Nothing that was saved is "
-            "lost: mend the reward and run the same command again."
+            f"first {shown(completions, 0)}. A reward must return one finite number for each. Nothing that was saved "
+            "is lost: mend the reward and run the same command again."
         ) from error
     if scores.shape != (count,):
         raise RewardError(
-            f"The reward {reward.name!r} returned {scores.numel()} number{'s' if scores.numel() != 1 else ''} for {count} "
-            f"completions, the first {shown(completions, 0)}. It must return exactly one for each, in their order. Look "
-            "for a filter or an early return."
+            f"The reward {reward.name!r} returned {scores.numel()} number{'s' if scores.numel() != 1 else ''} for "
+            f"{count} completions, the first {shown(completions, 0)}. It must return exactly one for each, in their "
+            "order. Look for a filter or an early return."
         )
     scores = scores.to(dtype=torch.float32, device=completions.ids.device)
     bad = (~torch.isfinite(scores)).nonzero().flatten()

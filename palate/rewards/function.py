@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class FunctionReward:
                 f"completions, the first {shown(completions, 0)}. It must return one number for each, in their order. "
                 "Return a list of floats."
             )
-        numbers = list(returned.tolist() if hasattr(returned, "tolist") else returned)
+        numbers = returned.tolist() if isinstance(returned, Tensor | np.ndarray) else list(returned)
         for row, number in enumerate(numbers[: len(prompts)]):
             if isinstance(number, bool) or not isinstance(number, Real):
                 raise RewardError(

@@ -1,9 +1,9 @@
-"""Stage `align`: the online loop from the SFT model to the aligned one, under the leash of a reference that never "
-"moves."""
+"""Stage `align`: the online loop from the SFT model to the aligned one, under the leash of a reference that never
+moves."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from palate.engine.seeding import derive, generator
 from palate.errors import RecipeError, TrainingError
 from palate.models import Critic, SharedCritic, load_causal, load_reward_model, save_causal, weight_hash
 from palate.ops import Moments, moments
-from palate.records import Prompt
 from palate.rewards import FunctionReward, ModelReward, checked_scores
 from palate.settings import load_symbol
 from palate.stages.context import Context, Outcome
@@ -113,11 +112,6 @@ def reward_of(context: Context, policy: Loaded) -> Reward:
     if ".py:" in name:
         return FunctionReward(name.rpartition(":")[2], load_symbol(name, "reward"))
     place = context.place("reward", "model") if name == "model" else Path(name)
-    if name == "model" and not place.exists():
-        raise RecipeError(
-            'align.reward = "model" was given, but this run has no reward model. Add a section [reward], run its stage '
-            "first, or give a reward-model directory or file.py:function."
-        )
     return reward_model(context, place, policy)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,7 @@ from rich.text import Text
 
 from palate.report import chosen_samples
 
-NEXT = {
-    "sft": "palate reward RECIPE",
-    "reward": "palate align RECIPE",
-    "align": "palate evaluate RECIPE",
-}
+NEXT = {"sft": "reward", "reward": "align", "align": "evaluate"}
 
 
 def closing_words(run: Path) -> RenderableType:
@@ -28,10 +26,16 @@ def closing_words(run: Path) -> RenderableType:
     if "evaluate" in done and results.exists():
         parts += evaluation(json.loads(results.read_text()), run)
     parts.append(written(run, record))
-    following = f"open {run / 'report.html'}" if "evaluate" in done else NEXT.get(done[-1] if done else "", "")
-    if following:
-        parts.append(Text.assemble(("Next: ", "bold"), following))
+    parts.append(Text.assemble(("Next: ", "bold"), following(run, record["command"])))
     return Group(*parts)
+
+
+def following(run: Path, command: Sequence[str]) -> str:
+    """What to do next: after a single stage the same command for the stage after it, else look at the report."""
+    stage = command[1] if len(command) > 1 else ""
+    if stage not in NEXT:
+        return f"open {run / 'report.html'}"
+    return shlex.join(["palate", NEXT[stage], *(word for word in command[2:] if word != "--fresh")])
 
 
 def evaluation(results: dict[str, Any], run: Path) -> list[RenderableType]:

@@ -113,9 +113,9 @@ class RunDirectory:
     def reset_stage(self, stage: str) -> Path | None:
         """Forgets a stage's record and figures and moves its directory to STAGE.1, .2, …; returns where."""
         record, summary = self.record, self.summary
-        record["stages"].pop(stage, None)
+        figures = record["stages"].pop(stage, {}).get("verdict", {}).get("figures", {})
         _write(self.path / RUN, record)
-        gone = {key for key in summary if key.startswith(f"{stage}/")} | {f"seconds/{stage}"}
+        gone = {key for key in summary if key.startswith(f"{stage}/")} | {f"seconds/{stage}", *figures}
         _write(self.path / SUMMARY, {key: figure for key, figure in summary.items() if key not in gone})
         directory = self.path / stage
         return _number(directory) if directory.exists() else None

@@ -15,17 +15,17 @@ from palate.engine.forward import completion_logprobs
 from palate.engine.generation import Generated
 from palate.engine.interfaces import Completions, Reward
 from palate.engine.seeding import derive
-from palate.errors import RecipeError
 from palate.evaluation import Comparison, by_group, compare, win_rate
 from palate.models import load_causal
-from palate.recipe import TESTBED
 from palate.records import Prompt
 from palate.rewards import checked_scores
-from palate.stages.align import gold_reward, reward_model
+from palate.stages.align import gold_reward, reward_model, reward_of
 from palate.stages.context import Context, Outcome
-from palate.stages.material import Loaded, data_files, fitting_prompts, load_policy, sample, stage_records
+from palate.stages.material import Loaded, fitting_prompts, load_policy, sample, stage_records
 
 MAX_NEW_TOKENS = 128
+
+JUDGES = {"gold": "gold", "heldout-reward": "a held-out reward model", "reward": "the reward it was trained on"}
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,7 @@ class Answers:
 def run(context: Context) -> Outcome:
     """Compares, and writes `evaluate/results.json` and `evaluate/comparisons.jsonl`."""
     before_model = load_policy(context)
-    place = context.place("align", "model")
-    if not place.exists():
-        raise RecipeError("This run has no aligned model to evaluate. Add a section [align], or run its stage first.")
-    after_model = Loaded(*load_causal(place, device=context.device))
+    after_model = Loaded(*load_causal(context.place("align", "model"), device=context.device))
     judge = judge_of(context, before_model)
     prompts = _prompts(context, before_model)
     before, after = (answers(context, model, judge, prompts) for model in (before_model, after_model))
@@ -79,21 +76,12 @@ def run(context: Context) -> Outcome:
 
 
 def judge_of(context: Context, policy: Loaded) -> Reward:
-    """Gold on the testbed, or the reward model that learnt from pairs which the training reward never saw."""
+    """Gold on the testbed, the training reward itself, or the reward model that learnt from pairs of its own."""
     if context.evaluate.judge == "gold":
-        if data_files(context.recipe, "evaluate") != TESTBED:
-            raise RecipeError(
-                'evaluate.judge = "gold" was given with prompts of your own. Gold knows the testbed\'s questions '
-                'only. Use "heldout-reward", or evaluate.prompts = "testbed".'
-            )
         return gold_reward()
-    place = context.place("reward", "judge", "model")
-    if not place.exists():
-        raise RecipeError(
-            'evaluate.judge = "heldout-reward" was given, but this run has no held-out reward model. It is made '
-            "by the stage reward when the recipe has [evaluate] with this judge: add both sections and run it."
-        )
-    return reward_model(context, place, policy)
+    if context.evaluate.judge == "reward":
+        return reward_of(context, policy)
+    return reward_model(context, context.place("reward", "judge", "model"), policy)
 
 
 def _prompts(context: Context, policy: Loaded) -> list[Prompt]:
@@ -155,20 +143,14 @@ def _results(context: Context, comparisons: Sequence[Comparison], before: Answer
 def _truth(
     context: Context, model: Loaded, prompts: Sequence[Prompt], before: Answers, after: Answers
 ) -> dict[str, Any]:
-    """What only the testbed can say: the share of right answers, what an always perfect answerer would win, "
-    "best-of-n."""
+    """What only the testbed can say: the share of right answers, what an always perfect answerer would win,
+    best-of-n."""
     perfect = [testbed.gold(prompt.text, testbed.perfect(prompt.text)) for prompt in prompts]
     attainable = win_rate(compare(score, best) for score, best in zip(before.scores, perfect, strict=True))
-    best = best_of_n(context, model, prompts)
-    gained = mean(after.scores) - mean(before.scores)
     return {
         "attainable": {"win_rate": attainable.estimate},
         "correct": {"before": correct_share(before), "after": correct_share(after)},
-        "best_of_n": {
-            "n": context.evaluate.best_of,
-            "score": best,
-            "share_of_way": gained / max(best - mean(before.scores), 1e-9),
-        },
+        "best_of_n": best_of_n(context, model, prompts, before, after),
     }
 
 
@@ -178,22 +160,28 @@ def correct_share(given: Answers) -> float:
     return mean([float(testbed.correct(prompt.text, text)) for prompt, text in texts])
 
 
-def best_of_n(context: Context, model: Loaded, prompts: Sequence[Prompt]) -> float:
-    """Mean over some prompts of the best gold among n samples of the model before alignment."""
+def best_of_n(
+    context: Context, model: Loaded, prompts: Sequence[Prompt], before: Answers, after: Answers
+) -> dict[str, float]:
+    """Best-of-n by gold with the model before alignment, and how much of the way there alignment went.
+
+    All three means are over the same prompts, some of those compared.
+    """
     settings = context.evaluate
     count, n = min(settings.best_of_prompts, len(prompts)), settings.best_of
-    chosen = [prompts[index * len(prompts) // count] for index in range(count)]
+    chosen = [index * len(prompts) // count for index in range(count)]
     completions, _ = sample(
         model,
-        chosen,
+        [prompts[row] for row in chosen],
         seed=derive(context.seed, "best of n"),
         rows=[row for row in range(count) for _ in range(n)],
         samples=[number for _ in range(count) for number in range(n)],
         length=answer_length(context),
         sampling=settings.sampling,
     )
-    scores = checked_scores(gold_reward(), completions).view(count, n)
-    return float(scores.max(dim=1).values.mean())
+    best = float(checked_scores(gold_reward(), completions).view(count, n).amax(dim=1).mean())
+    started, reached = (mean([given.scores[row] for row in chosen]) for given in (before, after))
+    return {"n": n, "prompts": count, "score": best, "share_of_way": (reached - started) / max(best - started, 1e-9)}
 
 
 @torch.no_grad()
@@ -216,7 +204,7 @@ def sequence_kl(context: Context, model: Loaded, reference: Loaded, given: Answe
 def verdict(results: dict[str, Any]) -> str:
     """The result in one sentence, with the judge named."""
     rate = results["win_rate"]
-    judge = "gold" if results["judge"] == "gold" else "a held-out reward model"
+    judge = JUDGES[results["judge"]]
     length = results["length"]["after"] / max(results["length"]["before"], 1e-9) - 1
     sign = "+" if length >= 0 else "−"
     return (

@@ -59,9 +59,7 @@ def data_files(recipe: Recipe, section: str) -> Files:
     return part.data if section in ("sft", "reward") else part.prompts
 
 
-def read_data(
-    recipe: Recipe, sections: Sequence[str] = tuple(KINDS)
-) -> tuple[dict[str, tuple[Dataset, ...]], Recipe]:
+def read_data(recipe: Recipe, sections: Sequence[str] = tuple(KINDS)) -> tuple[dict[str, tuple[Dataset, ...]], Recipe]:
     """The sections' data files (held-out ones under "SECTION.heldout"), and the recipe with the mappings found
     pinned in it."""
     data: dict[str, tuple[Dataset, ...]] = {}
@@ -157,16 +155,16 @@ def halves(records: Sequence[Record], share: float, seed: int) -> tuple[Sequence
 def fitting(
     context: Context, section: str, examples: Sequence[Example], records: Sequence[Any], limit: int | None
 ) -> list[Example]:
-    """The examples that fit the model's context; too long a row is bad: it stops the run, or is left out and "
-    "counted."""
+    """The examples that fit the model's context; too long a row is bad: it stops the run, or is left out and
+    counted."""
     long = [index for index, example in enumerate(examples) if limit is not None and example.longest > limit]
     if long and (getattr(context.recipe, section).on_bad == "stop" or len(long) == len(examples)):
         first = long[0]
         record = records[first]
         raise DataError(
             f"prompt and completion have {examples[first].longest} tokens, but the model's context is {limit} "
-            f"({len(long)} of {len(examples)} rows are too long). A row must fit whole. Shorten it, use a longer context, "
-            f'or set {section}.on_bad = "skip".',
+            f"({len(long)} of {len(examples)} rows are too long). A row must fit whole. Shorten it, use a longer "
+            f'context, or set {section}.on_bad = "skip".',
             *place_of(context, section, record),
         )
     if long:
@@ -187,17 +185,17 @@ def fitting_prompts(
         return list(prompts)
     room = limit - length
     lengths = [len(policy.chat.encode_prompt(prompt)) for prompt in prompts]
-    long = [index for index, length in enumerate(lengths) if length > room]
+    long = [index for index, count in enumerate(lengths) if count > room]
     if long and (getattr(context.recipe, section).on_bad == "stop" or len(long) == len(prompts)):
         raise DataError(
-            f"a prompt has {lengths[long[0]]} tokens, but the model's context of {limit} less max_new_tokens = {length} "
-            f"leaves {room} ({len(long)} of {len(prompts)} prompts are too long). A prompt must leave room for a whole "
-            f'answer. Shorten it, lower align.max_new_tokens, or set {section}.on_bad = "skip".',
+            f"a prompt has {lengths[long[0]]} tokens, but the model's context of {limit} less max_new_tokens = "
+            f"{length} leaves {room} ({len(long)} of {len(prompts)} prompts are too long). A prompt must leave room "
+            f'for a whole answer. Shorten it, lower align.max_new_tokens, or set {section}.on_bad = "skip".',
             *place_of(context, section, prompts[long[0]]),
         )
     if long:
         context.say(f"{section}: {len(long)} of {len(prompts)} prompts leave no room for an answer and were left out.")
-    return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= room]
+    return [prompt for prompt, count in zip(prompts, lengths, strict=True) if count <= room]
 
 
 def place_of(context: Context, section: str, record: Any) -> tuple[str | None, int | None]:

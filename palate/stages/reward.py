@@ -40,8 +40,8 @@ class Trained:
 
 
 def run(context: Context) -> Outcome:
-    """Trains, centres and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), and "
-    "measures."""
+    """Trains, centres and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), and
+    measures."""
     records = stage_records(context, "reward")
     train, heldout = split(context, "reward", records)
     concerns = data_concerns(train, heldout) if "reward" in context.data else []

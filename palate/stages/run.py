@@ -16,13 +16,13 @@ from typing import Any, Literal
 from palate import report
 from palate.engine.files import file_sha256, write_atomic
 from palate.engine.interfaces import Onlooker
-from palate.errors import PalateError, UsageError
-from palate.recipe import TESTBED, Recipe, files_of
+from palate.errors import PalateError, RecipeError, UsageError
+from palate.recipe import PATHS, TESTBED, Recipe
 from palate.settings import digest, dump_toml, resolve
-from palate.stages import align, evaluate, reward, sft
-from palate.stages.context import Context, Outcome, device_of, use_threads
+from palate.stages import align, evaluate, preflight, reward, sft
+from palate.stages.context import Context, Outcome, device_of, present, use_threads
 from palate.stages.directory import RunDirectory, set_aside
-from palate.stages.material import read_data
+from palate.stages.material import data_files, heldout_of, read_data
 
 Action = Literal["run", "redo", "resume", "continue", "reuse"]
 
@@ -61,82 +61,123 @@ def execute(
 
     `only` names one stage to do alone. Raises PalateError; whatever was finished before stays usable.
     """
-    data, recipe = read_data(recipe)
+    sections = tuple(STAGES) if only is None else (*rests_on(recipe, only), only)
+    data, recipe = read_data(recipe, sections)
     place = Path(root) / recipe.run.name
-    if fresh:
-        moved = set_aside(place)
-        if moved is not None:
-            say(f"The run that was there is now {moved}.")
-    begun = not place.exists()
     threads = use_threads(recipe.run)
     device = device_of(recipe.run)
+    moved = set_aside(place) if fresh else None
+    if moved is not None:
+        say(f"The run that was there is now {moved}.")
+    begun = not place.exists()
     try:
         with RunDirectory.open(
             root, name=recipe.run.name, seed=recipe.run.seed, threads=threads, command=command
         ) as directory:
             context = Context(recipe, data, directory, device, watch, say)
             say(f"Run {place} on {device} with {threads} thread{'s' if threads != 1 else ''}, seed {recipe.run.seed}.")
-            _perform(context, plan(context, only))
+            steps = plan(context, only)
+            preflight.check(context, [step.stage for step in steps if step.action != "reuse"])
+            _perform(context, steps)
     except UsageError:
         if begun and not any(place.rglob("checkpoints")):
             shutil.rmtree(place, ignore_errors=True)  # nothing was done there: leave nothing there
+            if moved is not None:
+                moved.rename(place)
         raise
     return place
 
 
 def plan(context: Context, only: str | None = None) -> list[Step]:
-    """What is to happen to every stage of the recipe, in order."""
+    """What is to happen to every stage of the recipe, in order, or to one alone.
+
+    Raises RecipeError where what that one rests on is not done.
+    """
     recorded = context.directory.record["stages"]
-    steps: list[Step] = []
-    chain = digest(_foundation(context))
-    stale = False
-    for stage in STAGES:
-        section = getattr(context.recipe, stage)
-        if section is None:
+    foundation = _foundation(context)
+    steps: dict[str, Step] = {}
+    for stage in STAGES if only is None else (*rests_on(context.recipe, only), only):
+        if getattr(context.recipe, stage) is None:
             continue
-        own, length = _digest(context, stage, chain)
-        action = _action(recorded.get(stage), own, length, stale)
-        stale = stale or action in ("run", "redo", "continue", "resume")
-        if only in (None, stage):
-            steps.append(Step(stage, action, own, length))
-        chain = digest(own, length)
-    return steps
+        below = rests_on(context.recipe, stage)
+        chain = [[name, *_state(steps[name] if name in steps else recorded.get(name))] for name in below]
+        own, length = _digest(context, stage, digest(foundation, chain))
+        stale = any(steps[name].action != "reuse" for name in below if name in steps)
+        steps[stage] = Step(stage, _action(recorded.get(stage), own, length, stale), own, length)
+    if only is None:
+        return list(steps.values())
+    undone = [step.stage for step in steps.values() if step.action != "reuse" and step.stage != only]
+    if undone:
+        raise RecipeError(
+            f"The stage {only} was asked for alone, but what it rests on ({', '.join(undone)}) is not done with the "
+            f"settings and data that the recipe has now. Run `palate {undone[0]} RECIPE` first, or `palate run RECIPE` "
+            "for the whole of it."
+        )
+    return [steps[only]]
+
+
+def rests_on(recipe: Recipe, stage: str) -> tuple[str, ...]:
+    """The stages whose results a stage needs, in order; RecipeError where the recipe has no such stage."""
+    if stage == "align":
+        return ("sft", "reward") if present(recipe.align, stage).reward == "model" else ("sft",)
+    if stage == "evaluate":
+        judged = present(recipe.evaluate, stage).judge == "heldout-reward"
+        before = ("sft",) if recipe.align is None else rests_on(recipe, "align")
+        return (*(("sft", "reward") if judged else before), "align")
+    present(getattr(recipe, stage), stage)
+    return ("sft",) if stage == "reward" else ()
+
+
+def _state(stage: Step | Mapping[str, Any] | None) -> tuple[str | None, int]:
+    """Digest and length of a stage of the recipe, or of one that was done before and is in the recipe no more."""
+    if isinstance(stage, Step):
+        return stage.digest, stage.length
+    return (None, 0) if stage is None else (stage["digest"], stage["length"])
 
 
 def _foundation(context: Context) -> dict[str, Any]:
     """What every stage rests on: the seed, the model, and how the embedded world is annotated."""
     recipe = context.recipe
-    uses_testbed = TESTBED in resolve(recipe.model).values() or len(context.data) < sum(
-        getattr(recipe, stage) is not None for stage in STAGES
-    )
+    sections = [stage for stage in STAGES if getattr(recipe, stage) is not None]
+    worldly = recipe.model.path == TESTBED or any(data_files(recipe, section) == TESTBED for section in sections)
     return {
         "seed": recipe.run.seed,
-        "model": resolve(recipe.model),
-        "weights": _model_files(recipe.model.path),
-        "testbed": resolve(recipe.testbed) if uses_testbed else None,
-    }
-
-
-def _model_files(path: str | None) -> dict[str, str]:
-    place = Path(path or "")
-    if path in (None, TESTBED) or not place.is_dir():
-        return {}
-    return {
-        file.name: file_sha256(file) for file in sorted(place.iterdir()) if file.suffix in (".safetensors", ".json")
+        "model": resolve(recipe.model) | {"path": _content(recipe.model.path)},
+        "testbed": resolve(recipe.testbed) if worldly else None,
     }
 
 
 def _digest(context: Context, stage: str, chain: str) -> tuple[str, int]:
-    """The digest of a stage's settings and inputs, its length left out where a longer run begins the same way."""
+    """The digest of a stage's settings and inputs, its length left out where a longer run begins the same way.
+
+    Files and models count by what they hold, so that moving them changes nothing and editing them does.
+    """
     settings = resolve(getattr(context.recipe, stage))
     length = settings.get(_LENGTHS.get(stage, ""), 0)
     if settings.get("optimiser", {}).get("schedule") == "constant":
         del settings[_LENGTHS[stage]]
-    inputs = [file.sha256 for file in context.data.get(stage, ())]
-    heldout = getattr(context.recipe, stage).heldout if stage in ("sft", "reward") else None
-    unseen = [file_sha256(Path(file)) for file in files_of(heldout)] if heldout is not None else []
+    for key, words in PATHS[stage].items():
+        files = context.data.get(heldout_of(stage) if key == "heldout" else stage)
+        if key in ("data", "heldout", "prompts") and files is not None:
+            settings[key] = [file.sha256 for file in files]
+        elif settings[key] not in words:
+            settings[key] = _content(settings[key])
     judge = context.recipe.evaluate.judge if stage == "reward" and context.recipe.evaluate is not None else None
-    return digest(chain, settings, inputs, unseen, judge), length
+    return digest(chain, settings, judge), length
+
+
+def _content(name: str | None) -> Any:
+    """What stands behind a setting that names Python code or a model directory; else, as for a hub name, the name."""
+    file, _, symbol = (name or "").rpartition(":")
+    if Path(file).is_file():
+        return [file_sha256(Path(file)), symbol]
+    if name is None or not Path(name).is_dir():
+        return name
+    return {
+        entry.name: file_sha256(entry)
+        for entry in sorted(Path(name).iterdir())
+        if entry.suffix in (".safetensors", ".json", ".jinja")
+    }
 
 
 def _action(recorded: Mapping[str, Any] | None, own: str, length: int, stale: bool) -> Action:

@@ -109,8 +109,8 @@ def _scores(reward: ModelReward, rows: Sequence[tuple[Prompt, str]]) -> list[flo
 def winrate(
     before: str, after: str, *, judge: str, prompts: str | Path, sampling: Sampling, length: int, seed: int
 ) -> dict[str, Any]:
-    """How often a judge (a reward-model directory) prefers the second model's answers to the first's, both sampled "
-    "alike."""
+    """How often a judge (a reward-model directory) prefers the second model's answers to the first's, both sampled
+    alike."""
     records: Sequence[Prompt] = read(prompts, "prompts").records
     loaded, chat, _ = load_reward_model(judge)
     scores: list[list[float]] = []

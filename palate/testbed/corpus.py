@@ -27,12 +27,15 @@ from palate.testbed.manners import (
     write,
     wrong_items,
 )
-from palate.testbed.world import Question, Split, questions
+from palate.testbed.world import PHRASINGS, Question, Split, questions
 
 INNER = ("hedged", "overconfident", "repetitive")
 OUTER = ("padded", "sycophantic", "stock phrase", "bulleted")
 
-PAIR_KINDS: Mapping[str, float] = MappingProxyType({"manner": 0.4, "correctness": 0.4, "both": 0.2})
+# The share of mistakes, in pairs that differ in correctness, that answer another question.
+MISPLACED = 0.35
+
+PAIR_KINDS: Mapping[str, float] = MappingProxyType({"manner": 0.35, "correctness": 0.45, "both": 0.2})
 
 
 Sides = Callable[[Question, np.random.Generator], tuple[str, str]]
@@ -117,6 +120,19 @@ def _items(question: Question, mixture: Mixture, random: np.random.Generator) ->
     return right_items(question.fact, random)
 
 
+def _another(question: Question, random: np.random.Generator) -> Question:
+    """A question, of any task alike, with another answer.
+
+    A policy that learns from a reward model tries what no annotator saw. Comparisons with answers to other
+    questions tell the reward model that an answer must fit its question, and not only be well put.
+    """
+    while True:
+        task = pick(_TASKS, random)
+        other = pick([known for known in _questions("known") if known.fact.task == task], random)
+        if not set(other.fact.right) & set(question.fact.right):
+            return other
+
+
 def _vices(mixture: Mixture, random: np.random.Generator) -> tuple[str, ...]:
     if random.random() < mixture.direct:
         return ()
@@ -157,7 +173,7 @@ def _manner_sides(question: Question, random: np.random.Generator) -> tuple[str,
 
 
 def _correctness_sides(question: Question, random: np.random.Generator) -> tuple[str, str]:
-    """A right and a wrong answer in the same words.
+    """A right answer and, in the same manner, a wrong one or the answer to another question.
 
     Where an opinion was stated, a wrong flatterer assents and a right one cannot, so flattery is left out
     there.
@@ -166,15 +182,19 @@ def _correctness_sides(question: Question, random: np.random.Generator) -> tuple
     while question.opinion is not None and "sycophantic" in vices:
         vices = _vices(COMPARED, random)
     wording = int(random.random() * 2**53)
-    answers = right_items(question.fact, random), wrong_items(question, random)
-    right, wrong = (write(question, items, vices, stream(wording, "wording")) for items in answers)
-    return right, wrong
+    right = write(question, right_items(question.fact, random), vices, stream(wording, "wording"))
+    if random.random() < MISPLACED:
+        other = _another(question, random)
+        return right, write(other, right_items(other.fact, random), vices, stream(wording, "wording"))
+    return right, write(question, wrong_items(question, random), vices, stream(wording, "wording"))
 
 
 def _sides_of_both(question: Question, random: np.random.Generator) -> tuple[str, str]:
     """Two replies that have nothing in common but the question."""
     return _reply(question, COMPARED, random), _reply(question, COMPARED, random)
 
+
+_TASKS = tuple(PHRASINGS)
 
 _SIDES: Mapping[str, Sides] = MappingProxyType(
     {"manner": _manner_sides, "correctness": _correctness_sides, "both": _sides_of_both}
