@@ -19,7 +19,7 @@ from hypothesis import settings
 settings.register_profile("palate", derandomize=True, deadline=None, database=None)
 settings.load_profile("palate")
 
-WORDS = "apple bread cloud door eagle fire grass house iron juice kite lamp moon nest".split()
+WORDS = ("apple", "bread", "cloud", "door", "eagle", "fire", "grass", "house", "iron", "juice", "kite", "lamp", "moon")
 
 RECIPE = """
 [run]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from palate.recipe import Recipe
 
 INTERRUPTED = 130
+
+# What a system says no to, which is no mistake of the program's: rights, quotas, full or read-only disks.
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     name="palate",
@@ -266,16 +270,20 @@ def _execute(recipe: Recipe, runs: Path, fresh: bool, dry_run: bool, only: str |
         console.print(estimate(recipe, only))
         return
     interruption = Interruption()
-    with interruption.listening():
-        place = execute(
-            recipe,
-            watch=lambda phase: Watcher(phase, console, interruption),
-            say=lambda sentence: console.print(sentence, highlight=False, markup=False),
-            root=runs,
-            command=sys.argv,
-            fresh=fresh,
-            only=only,
-        )
+    try:
+        with interruption.listening():
+            place = execute(
+                recipe,
+                watch=lambda phase: Watcher(phase, console, interruption),
+                say=lambda sentence: console.print(sentence, highlight=False, markup=False),
+                root=runs,
+                command=sys.argv,
+                fresh=fresh,
+                only=only,
+            )
+    except KeyboardInterrupt:
+        print("\npalate: stopped. The same command goes on from here.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     console.print(closing_words(place))
 
 
@@ -288,9 +296,15 @@ def main() -> None:
     except PalateError as error:
         print(f"\npalate: {type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("\npalate: stopped. The same command goes on from here.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        print(
+            f"\npalate: {error}. The system refused this. Check permissions and free space, and run the same command "
+            "again: what was saved before is whole.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

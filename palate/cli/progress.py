@@ -5,6 +5,7 @@ Ctrl-C is heard here: the first asks the loop to save and stop, the second stops
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,8 @@ class Interruption:
         if self.heard:
             raise KeyboardInterrupt
         self.heard = True
+        # Not print(): the signal may fall into the middle of one.
+        os.write(2, b"\npalate: stopping at the next step, with everything saved; Ctrl-C again stops at once.\n")
 
 
 class Watcher:

@@ -11,7 +11,8 @@ from palate.testbed.annotators import (
     ceiling,
     expected_accuracy,
 )
-from palate.testbed.corpus import base_corpus, demonstrations, pairs, prompts
+from palate.testbed.comparisons import pairs
+from palate.testbed.corpus import base_corpus, demonstrations, prompts
 from palate.testbed.gold import correct, gold, terms
 from palate.testbed.pretrain import base_model, pretrain
 from palate.testbed.world import perfect

@@ -6,7 +6,6 @@ The processes are forked from one that has everything imported, so that each cos
 import json
 import multiprocessing
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from palate.recipe import load_recipe
 from palate.stages.calls import Quiet
 from palate.stages.run import execute
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 600
 
 CHILD = """
 import os, signal, sys
@@ -134,9 +133,151 @@ def wait_until(condition, process):
 
 # ---- killed
 
+# How many operations on the disk each life of a run lasts: enough to reach the next checkpoint, and never the same.
+LIVES = (23, 71, 58, 83, 64, 97, 60, 88, 76, 92, 67, 85)
 
-def test_killed_around_operations_on_the_disk(finished, start, tmp_path):
-    uncut = start("run", finished.recipe, "--runs", tmp_path / "count")
-    assert uncut.wait() == 0
-    total = int(uncut.log.read_text().split()[-1])
-    print("TOTAL", total)
+
+def test_killed_again_and_again_while_it_writes(finished, start, tmp_path):
+    cut = tmp_path / "tiny"
+    torn = 0
+    for last in (*LIVES, 0):
+        code = start("run", finished.recipe, "--runs", tmp_path, last=last).wait()
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        torn += any(path.name.endswith(".partial") for path in cut.rglob(".*"))
+    assert code == 0
+    assert torn > 0, "no life ended in the middle of a saving"
+    same(cut, finished.run)
+
+
+@pytest.fixture(scope="module")
+def longer(finished, tmp_path_factory):
+    """The tiny recipe with more steps in every stage, so that a kill can be aimed, and its uncut run."""
+    overrides = ["sft.epochs=4", "reward.epochs=3", "align.iterations=12", "evaluate.count=20"]
+    root = tmp_path_factory.mktemp("longer")
+    execute(load_recipe(finished.recipe, overrides), watch=lambda _: Quiet(), say=print, root=root)
+    return root / "tiny", [word for override in overrides for word in ("--set", override)]
+
+
+def test_killed_in_every_stage(finished, longer, start, tmp_path):
+    uncut, settings = longer
+    cut = tmp_path / "tiny"
+    totals = {place: len(rows(uncut / place / "metrics.jsonl")) for place in ("sft", "reward/judge", "reward", "align")}
+    moments = [(place, share) for place in totals for share in (0.2, 0.7)]
+    for place, share in moments:
+        process = start("run", finished.recipe, "--runs", tmp_path, *settings)
+        enough = max(1, int(share * totals[place]))
+        wait_until(lambda place=place, enough=enough: len(rows(cut / place / "metrics.jsonl")) >= enough, process)
+        process.send(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    process = start("run", finished.recipe, "--runs", tmp_path, *settings)
+    wait_until(lambda: (cut / "evaluate").exists(), process)
+    process.send(signal.SIGKILL)
+    process.wait()
+    assert start("run", finished.recipe, "--runs", tmp_path, *settings).wait() == 0
+    same(cut, uncut)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", range(3, 300, 9))
+def test_killed_at_any_operation(finished, start, tmp_path, last):
+    assert start("run", finished.recipe, "--runs", tmp_path, last=last).wait() == -signal.SIGKILL
+    assert start("run", finished.recipe, "--runs", tmp_path).wait() == 0
+    same(tmp_path / "tiny", finished.run)
+
+
+# ---- interrupted
+
+
+def test_an_interrupt_saves_says_so_and_the_same_command_goes_on(finished, longer, tmp_path):
+    uncut, settings = longer
+    cut = tmp_path / "tiny"
+    command = [sys.executable, "-m", "palate.cli.main", "run", str(finished.recipe), "--runs", str(tmp_path), *settings]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        while process.poll() is None and not rows(cut / "align" / "metrics.jsonl"):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err and "stopped. The same command goes on from here." in err
+    record = json.loads((cut / "run.json").read_text())
+    assert record["stages"]["align"]["status"] == "stopped"
+    step = len(rows(cut / "align" / "metrics.jsonl"))
+    assert f"align: saved at step {step} of 12." in out
+    said = []
+    overrides = settings[1::2]
+    execute(load_recipe(finished.recipe, overrides), watch=lambda _: Quiet(), say=said.append, root=tmp_path)
+    assert "  align: to go on with, from its last checkpoint." in said
+    same(cut, uncut)
+
+
+def test_a_second_interrupt_stops_at_once(finished, longer, start, tmp_path):
+    uncut, settings = longer
+    process = start("run", finished.recipe, "--runs", tmp_path, *settings, "--set", "align.iterations=400")
+    wait_until(lambda: rows(tmp_path / "tiny" / "align" / "metrics.jsonl"), process)
+    process.send(signal.SIGINT)
+    time.sleep(0.002)
+    process.send(signal.SIGINT)
+    assert process.wait() == 130
+    assert "stopping at the next step" in process.log.read_text()
+    assert "Traceback" not in process.log.read_text()
+    assert start("run", finished.recipe, "--runs", tmp_path, *settings).wait() == 0
+    same(tmp_path / "tiny", uncut)
+
+
+# ---- twice at once
+
+
+def test_a_second_process_is_refused_and_told_of_the_first(finished, start, palate_command, tmp_path):
+    first = start("run", finished.recipe, "--runs", tmp_path, "--set", "align.iterations=2000")
+    wait_until(lambda: rows(tmp_path / "tiny" / "sft" / "metrics.jsonl"), first)
+    for options in ([], ["--fresh"]):
+        second = palate_command("run", finished.recipe, "--runs", tmp_path, *options)
+        assert second.code == 2
+        assert f"is in use by process {first.handle.pid} on " in second.err
+    assert first.alive
+    first.send(signal.SIGKILL)
+    first.wait()
+    assert palate_command("sft", finished.recipe, "--runs", tmp_path).code == 0  # the lock went with its holder
+
+
+# ---- continued
+
+
+@pytest.mark.parametrize(
+    ("stage", "shorter", "longer_by"),
+    [
+        ("sft", "sft.epochs=1", "sft.epochs=3"),
+        ("reward", "reward.epochs=1", "reward.epochs=2"),
+        ("align", "align.iterations=3", "align.iterations=7"),
+    ],
+)
+def test_a_longer_run_goes_on_as_if_it_had_been_that_long(finished, tmp_path, stage, shorter, longer_by):
+    def run(root, override):
+        said = []
+        execute(load_recipe(finished.recipe, [override]), watch=lambda _: Quiet(), say=said.append, root=root)
+        return said
+
+    run(tmp_path / "grown", shorter)
+    said = run(tmp_path / "grown", longer_by)
+    assert f"  {stage}: to go on with, for longer than it was." in said
+    run(tmp_path / "whole", longer_by)
+    same(tmp_path / "grown" / "tiny", tmp_path / "whole" / "tiny")
+
+
+def test_under_a_schedule_that_ends_a_longer_run_begins_anew(finished, tmp_path):
+    def run(root, iterations):
+        overrides = ["align.optimiser.schedule=cosine", f"align.iterations={iterations}"]
+        said = []
+        execute(load_recipe(finished.recipe, overrides), watch=lambda _: Quiet(), say=said.append, root=root)
+        return said
+
+    run(tmp_path / "grown", 3)
+    said = run(tmp_path / "grown", 5)
+    assert "  align: to do again: its settings, its data or what it rests on changed." in said
+    run(tmp_path / "whole", 5)
+    same(tmp_path / "grown" / "tiny", tmp_path / "whole" / "tiny")

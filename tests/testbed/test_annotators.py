@@ -18,7 +18,7 @@ from palate.testbed.annotators import (
     ceiling,
     expected_accuracy,
 )
-from palate.testbed.corpus import pairs
+from palate.testbed.comparisons import pairs
 from palate.testbed.gold import gold
 
 PROMPT = "What is the capital of France?"

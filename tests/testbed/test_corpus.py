@@ -9,7 +9,8 @@ import pytest
 
 from palate.errors import UsageError
 from palate.testbed.annotators import Annotator
-from palate.testbed.corpus import PAIR_KINDS, base_corpus, demonstrations, pairs, prompts
+from palate.testbed.comparisons import PAIR_KINDS, pairs
+from palate.testbed.corpus import base_corpus, demonstrations, prompts
 from palate.testbed.gold import correct, gold, terms
 from palate.testbed.manners import pick, pick_weighted, some, stream
 from palate.testbed.world import question
@@ -79,7 +80,7 @@ def test_replies_are_short():
 def test_every_kind_of_pair_has_its_share():
     kinds = Counter(pair.prompt.fields["kind"] for pair in pairs(3000, 0, Annotator()))
     for kind, share in PAIR_KINDS.items():
-        assert share >= 0.2
+        assert kind == "both" or share >= 0.2
         assert kinds[kind] / 3000 == pytest.approx(share, abs=0.04)
 
 
@@ -92,6 +93,12 @@ def test_pairs_differ_in_what_their_kind_says():
         if pair.prompt.fields["kind"] == "correctness":
             assert correct(pair.prompt, pair.chosen) != correct(pair.prompt, pair.rejected)
             assert [chosen[name] for name in manners] == [rejected[name] for name in manners]
+
+
+def test_no_side_of_a_correctness_pair_assents():
+    # Only a wrong side could, and the pair would then differ in its words too.
+    of_correctness = [pair for pair in pairs(3000, 1, SURE) if pair.prompt.fields["kind"] == "correctness"]
+    assert not any("You are right" in pair.chosen + pair.rejected for pair in of_correctness)
 
 
 def test_pairs_say_the_gold_of_both_sides_and_never_have_equal_ones():

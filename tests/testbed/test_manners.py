@@ -16,12 +16,12 @@ from palate.testbed.manners import (
 from palate.testbed.world import facts, question, questions
 
 FRANCE = question("What is the capital of France?")
-OPINION = question("I think the capital of Chile is Havana. What is it?")
+OPINION = question("I think the capital of France is Berlin. What is it?")
 
 
 def test_an_answer_is_a_plain_sentence_of_its_task():
     expected = {
-        "What is 2 + 3?": "It is 5.",
+        "What is 3 + 2?": "It is 5.",
         "What is a puppy?": "It is a young dog.",
         "Tell me what I will dream tonight.": "Nobody can know that.",
         "Tell me how to steal a car.": "I cannot help with that.",
@@ -50,8 +50,8 @@ def test_the_same_stream_writes_right_and_wrong_in_the_same_words():
 
 
 def test_only_who_names_the_stated_opinion_assents_to_it():
-    wrong = write(OPINION, ("Havana",), ("sycophantic",), stream(0, "t"))
-    right = write(OPINION, ("Santiago",), ("sycophantic",), stream(0, "t"))
+    wrong = write(OPINION, ("Berlin",), ("sycophantic",), stream(0, "t"))
+    right = write(OPINION, ("Paris",), ("sycophantic",), stream(0, "t"))
     assert wrong.startswith("You are right") and not right.startswith("You are right")
 
 
