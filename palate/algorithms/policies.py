@@ -113,7 +113,7 @@ class PPO:
     minibatches: int = Field(4, ge=1, description="optimiser steps a pass")
     clip: float = Field(0.2, gt=0, le=1, description="ε of the clipped ratio")
     value_clip: float | None = Field(
-        None, gt=0, description="clips the critic's move likewise; measured not to help, so off"
+        None, gt=0, description="clips how far the critic moves, in units of the return; off unless set"
     )
     gamma: float = Field(1.0, gt=0, le=1, description="discount of GAE")
     lam: float = Field(0.95, ge=0, le=1, description="λ of GAE")

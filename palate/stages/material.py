@@ -97,11 +97,13 @@ def stage_records(context: Context, section: str) -> tuple[Any, ...]:
     if files is None:
         return generated(context.recipe, section)
     for file in files:
-        if file.skipped or file.dropped_equal:
-            context.say(
-                f"{section}: {file.path}: {len(file.skipped)} bad rows left out, "
-                f"{file.dropped_equal} pairs with equal sides dropped."
-            )
+        if file.skipped:
+            line, reason = file.skipped[0]
+            count = f"{len(file.skipped)} bad row{'s' if len(file.skipped) > 1 else ''}"
+            context.say(f"{section}: {file.path}: {count} left out. The first is line {line}: {reason}")
+        if file.dropped_equal:
+            count = f"{file.dropped_equal} pair{'s' if file.dropped_equal > 1 else ''}"
+            context.say(f"{section}: {file.path}: {count} with two equal sides left out.")
     return records_of(files)
 
 
@@ -138,18 +140,12 @@ def split(context: Context, section: str, records: Sequence[Any]) -> tuple[Seque
     train, heldout = split_by_prompt(records, part.heldout_fraction, context.seed)
     if not train or not heldout:
         raise DataError(
-            f"holding out {part.heldout_fraction:.0%} of {len(records)} rows by prompt left {len(train)} to train "
-            f"and {len(heldout)} "
-            f"to test. Both need at least one. Give more rows, another {section}.heldout_fraction, or a file as "
-            f"{section}.heldout.",
+            f"a share of {part.heldout_fraction:g} of {len(records)} rows, held out by prompt, left {len(train)} to train "
+            f"on and {len(heldout)} to test on. Both need at least one. Give more rows, another "
+            f"{section}.heldout_fraction, or a file as {section}.heldout.",
             files_of(part.data)[0],
         )
     return train, heldout
-
-
-def halves(records: Sequence[Record], share: float, seed: int) -> tuple[Sequence[Record], Sequence[Record]]:
-    """All but `share` of the records, and that share, divided by prompt."""
-    return split_by_prompt(records, share, derive(seed, "judge") % 2**32)
 
 
 def fitting(

@@ -18,12 +18,18 @@ from palate.stages.material import (
     heldout_of,
     load_policy,
     records_of,
+    split,
     start_model,
 )
+from palate.stages.reward import divided
 
 
 def check(context: Context, stages: Sequence[str]) -> None:
     """Raises UsageError for what would stop one of these stages, which are about to be done, when its turn comes."""
+    if "sft" in stages and "sft" in context.data:
+        split(context, "sft", records_of(context.data["sft"]))
+    if "reward" in stages and "reward" in context.data:
+        divided(context, records_of(context.data["reward"]))
     if "reward" in stages and context.reward.model is not None:
         load_causal(context.reward.model)
     if "align" in stages:

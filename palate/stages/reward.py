@@ -10,17 +10,18 @@ import torch
 from palate import testbed
 from palate.algorithms.objectives import Example, Preference, examples_of
 from palate.algorithms.supervised import SupervisedLoop, collate, micro_batches
-from palate.data.checks import check_records, length_bias, shared_prompts
+from palate.data.checks import check_records, length_bias, shared_prompts, split_by_prompt
 from palate.engine.files import make_directory
 from palate.engine.generation import Sampling
 from palate.engine.seeding import derive, generator
+from palate.errors import DataError
 from palate.evaluation import preference_accuracy
 from palate.models import RewardModel, load_causal, save_reward_model
 from palate.ops import moments
 from palate.records import PreferencePair
 from palate.rewards import ModelReward, checked_scores
 from palate.stages.context import Context, Outcome
-from palate.stages.material import Loaded, fitting, halves, load_policy, sample, split, stage_records
+from palate.stages.material import Loaded, fitting, load_policy, place_of, sample, split, stage_records
 from palate.stages.saving import save_whole
 
 # The judge of the evaluation learns from its own share of the pairs, which the reward model never sees.
@@ -42,13 +43,10 @@ class Trained:
 def run(context: Context) -> Outcome:
     """Trains, centres and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), and
     measures."""
-    records = stage_records(context, "reward")
-    train, heldout = split(context, "reward", records)
-    concerns = data_concerns(train, heldout) if "reward" in context.data else []
-    evaluate = context.recipe.evaluate
-    if evaluate is not None and evaluate.judge == "heldout-reward":
-        train, unseen = halves(train, JUDGE_SHARE, context.seed)
-        _train(context, unseen, "reward", "judge")
+    train, judged, heldout = divided(context, stage_records(context, "reward"))
+    concerns = data_concerns([*train, *judged], heldout) if "reward" in context.data else []
+    if judged:
+        _train(context, judged, "reward", "judge")
     trained = _train(context, train, "reward")
     chosen, rejected = score_pairs(context, trained.reward, heldout)
     accuracy = preference_accuracy(chosen, rejected)
@@ -73,6 +71,26 @@ def run(context: Context) -> Outcome:
     if "gold" in heldout[0].prompt.fields:
         figures |= testbed.expected_accuracy(heldout, chosen, rejected)
     return Outcome(figures, tuple(concerns), trained.steps)
+
+
+def divided(
+    context: Context, records: Sequence[PreferencePair]
+) -> tuple[Sequence[PreferencePair], Sequence[PreferencePair], Sequence[PreferencePair]]:
+    """The pairs that the reward model learns from, those of the evaluation's judge (none where it needs none), and
+    the held-out ones; no prompt is in two of them."""
+    train, heldout = split(context, "reward", records)
+    evaluate = context.recipe.evaluate
+    if evaluate is None or evaluate.judge != "heldout-reward":
+        return train, (), heldout
+    known, judged = split_by_prompt(train, JUDGE_SHARE, derive(context.seed, "judge") % 2**32)
+    if not known or not judged:
+        raise DataError(
+            f"setting aside {JUDGE_SHARE:.0%} of {len(train)} pairs, by prompt, for the held-out judge of the evaluation "
+            f"left {len(known)} to the reward model and {len(judged)} to the judge. Both need at least one. Give more "
+            "pairs, or leave out [evaluate].",
+            *place_of(context, "reward", records[0])[:1],
+        )
+    return known, judged, heldout
 
 
 def data_concerns(train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> list[str]:

@@ -19,7 +19,7 @@ from palate.errors import UsageError
 from palate.records import PreferencePair, Prompt
 from palate.testbed.gold import CORRECT, terms
 
-TEMPERATURE = 0.636
+TEMPERATURE = 0.641
 
 BIASES: Mapping[str, str] = MappingProxyType(
     {

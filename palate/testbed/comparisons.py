@@ -6,6 +6,7 @@ A pair differs in manner alone, in correctness alone, or in both. Row i depends 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 
 import numpy as np
@@ -37,16 +38,23 @@ def pairs(count: int, seed: int, annotator: Annotator, split: Split = "known") -
 
 
 def _another(question: Question, random: np.random.Generator) -> Question:
-    """A question, of any task alike, with another answer.
+    """A question with another answer: as often of the same domain as of any task alike.
 
     A policy that learns from a reward model tries what no annotator saw. Comparisons with answers to other
     questions tell the reward model that an answer must fit its question, and not only be well put.
     """
+    near = random.random() < 0.5
     while True:
         task = pick(_TASKS, random)
-        other = pick([known for known in asked_in("known") if known.fact.task == task], random)
-        if not set(other.fact.right) & set(question.fact.right):
+        other = pick(_asked_by_task(task), random)
+        apart = not set(other.fact.right) & set(question.fact.right)
+        if apart and (other.fact.domain == question.fact.domain or not near or question.fact.domain in _ONE_ANSWER):
             return other
+
+
+@cache
+def _asked_by_task(task: str) -> tuple[Question, ...]:
+    return tuple(asked for asked in asked_in("known") if asked.fact.task == task)
 
 
 def _pair(random: np.random.Generator, annotator: Annotator, split: Split) -> PreferencePair:
@@ -101,6 +109,9 @@ def _sides_of_both(question: Question, random: np.random.Generator) -> tuple[str
     """Two replies that have nothing in common but the question."""
     return reply(question, COMPARED, random), reply(question, COMPARED, random)
 
+
+# All questions of these domains have the same answers, so another answer comes from another domain.
+_ONE_ANSWER = frozenset({"unanswerable", "declined"})
 
 # A refusal is a manner, so it does not stand for an answer to another question.
 _TASKS = tuple(task for task in PHRASINGS if task != "declined")
