@@ -83,7 +83,7 @@ def _near_names(path: Path) -> str:
     names = [entry.name for entry in path.parent.iterdir()]
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
     if not near:
-        return f"Nothing in {path.parent} has a name like it; is the path right?"
+        return f"Nothing in {path.parent.resolve()} has a name like it; is the path right?"
     return f"Did you mean {' or '.join(sorted(near))}?"
 
 

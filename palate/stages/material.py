@@ -140,8 +140,8 @@ def split(context: Context, section: str, records: Sequence[Any]) -> tuple[Seque
     train, heldout = split_by_prompt(records, part.heldout_fraction, context.seed)
     if not train or not heldout:
         raise DataError(
-            f"a share of {part.heldout_fraction:g} of {len(records)} rows, held out by prompt, left {len(train)} to train "
-            f"on and {len(heldout)} to test on. Both need at least one. Give more rows, another "
+            f"a share of {part.heldout_fraction:g} of {len(records)} rows, held out by prompt, left {len(train)} to "
+            f"train on and {len(heldout)} to test on. Both need at least one. Give more rows, another "
             f"{section}.heldout_fraction, or a file as {section}.heldout.",
             files_of(part.data)[0],
         )

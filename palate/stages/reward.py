@@ -85,8 +85,8 @@ def divided(
     known, judged = split_by_prompt(train, JUDGE_SHARE, derive(context.seed, "judge") % 2**32)
     if not known or not judged:
         raise DataError(
-            f"setting aside {JUDGE_SHARE:.0%} of {len(train)} pairs, by prompt, for the held-out judge of the evaluation "
-            f"left {len(known)} to the reward model and {len(judged)} to the judge. Both need at least one. Give more "
+            f"setting aside {JUDGE_SHARE:.0%} of {len(train)} pairs, by prompt, for the evaluation's own judge left "
+            f"{len(known)} to the reward model and {len(judged)} to the judge. Both need at least one. Give more "
             "pairs, or leave out [evaluate].",
             *place_of(context, "reward", records[0])[:1],
         )
