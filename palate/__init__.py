@@ -4,7 +4,12 @@ stage."""
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palate.algorithms.policies import PPO
+    from palate.errors import PalateError
+    from palate.stages.calls import align, evaluate, load_policy, load_reward_model, reward, run, sft
 
 __version__ = "0.1.0"
 
@@ -21,7 +26,18 @@ _HOMES = {
     "sft": "palate.stages.calls",
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]
+__all__ = [
+    "PPO",
+    "PalateError",
+    "__version__",
+    "align",
+    "evaluate",
+    "load_policy",
+    "load_reward_model",
+    "reward",
+    "run",
+    "sft",
+]
 
 
 def __getattr__(name: str) -> Any:

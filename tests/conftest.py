@@ -13,11 +13,15 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from hypothesis import settings
 
 # The same examples on every run, and no time limit on one: a busy machine must not fail a test.
 settings.register_profile("palate", derandomize=True, deadline=None, database=None)
 settings.load_profile("palate")
+
+# Tensors in tests are tiny: two threads that wait for one another are slower than one, much slower on a busy machine.
+torch.set_num_threads(1)
 
 WORDS = ("apple", "bread", "cloud", "door", "eagle", "fire", "grass", "house", "iron", "juice", "kite", "lamp", "moon")
 

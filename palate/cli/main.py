@@ -133,10 +133,19 @@ def verify() -> None:
     sys.exit(1 if failed else 0)
 
 
+def _writable(out: Path | None) -> Path | None:
+    """Asked before the work is done: where its result is to go must be there."""
+    if out is not None and not out.parent.is_dir():
+        raise typer.BadParameter(f"There is no directory {out.parent} for {out.name}. Make it, or name another file.")
+    return out
+
+
 Length = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest completion, EOS included.")]
 Seed = Annotated[int, typer.Option(min=0, help="Fixes every random number.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")]
-Out = Annotated[Path | None, typer.Option("--out", help="A file to write to instead of the screen.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="A file to write to instead of the screen.", callback=_writable)
+]
 
 
 @app.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ class Decoder(Protocol):
         ...
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """An autoregressive model: hidden states of a layout, and the projection from hidden states to logits."""
 

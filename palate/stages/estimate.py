@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rich.table import Table
@@ -18,6 +18,7 @@ from palate.models import load_causal
 from palate.recipe import Recipe
 from palate.stages.context import device_of, use_threads
 from palate.stages.material import generated, read_data, records_of, source_of
+from palate.stages.run import STAGES, rests_on
 
 # The share of the matrix rate that training small models reached on two cores, attention and overhead included.
 EFFICIENCY = 0.25
@@ -37,6 +38,9 @@ class Cost:
 def estimate(recipe: Recipe, only: str | None = None) -> Table:
     """A table of the stages with rows, memory and time."""
     use_threads(recipe.run)
+    if only is not None:
+        rests_on(recipe, only)  # which says so where the recipe has no such stage
+        recipe = replace(recipe, **{name: None for name in STAGES if name != only})
     data, recipe = read_data(recipe)
     parameters = model_parameters(recipe)
     rate = matrix_rate(device_of(recipe.run))
@@ -50,8 +54,6 @@ def estimate(recipe: Recipe, only: str | None = None) -> Table:
         table.add_column(name, justify=side)  # pyright: ignore[reportArgumentType]
     total = 0.0
     for cost in costs(recipe, {name: records_of(files) for name, files in data.items()}, parameters):
-        if only not in (None, cost.stage):
-            continue
         seconds = cost.operations / (EFFICIENCY * rate)
         total += seconds
         table.add_row(cost.stage, cost.what, f"{cost.parameters * BYTES_A_PARAMETER / 1e6:.0f} MB", spoken(seconds))
@@ -74,7 +76,7 @@ def costs(recipe: Recipe, data: dict[str, Sequence], parameters: int) -> list[Co
             found.append(
                 Cost(
                     name,
-                    f"{len(rows[name])} rows, {section.loop.epochs} epochs",
+                    f"{len(rows[name])} rows, {section.loop.epochs} epoch{'s' if section.loop.epochs > 1 else ''}",
                     6 * parameters * tokens,
                     parameters,
                 )

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from palate.data.chat import ChatFormat
 from palate.data.layout import completions as right_padded
 from palate.data.layout import padded
 from palate.data.recognition import read
@@ -37,7 +38,7 @@ def generate(
     The numbers drawn for a row depend on the seed, its place in the file and the sample's number alone.
     """
     loaded = Loaded(*load_causal(model))
-    records: Sequence[Prompt] = read(prompts, "prompts").records
+    records = _prompts(loaded, prompts)
     for start in range(0, len(records), BATCH):
         rows = [row for row in range(start, min(start + BATCH, len(records))) for _ in range(samples)]
         numbers = [number for _ in range(start, min(start + BATCH, len(records))) for number in range(samples)]
@@ -62,6 +63,8 @@ def logprobs(model: str, file: str | Path) -> Iterator[dict[str, Any]]:
     """For each {prompt, completion} of a file, the completion's token ids and their log-probabilities, EOS included."""
     loaded = Loaded(*load_causal(model))
     records = read(file, "demonstrations").records
+    for record in records:
+        _must_fit(loaded.chat, loaded.model.context, record.prompt, [record.completion], file)
     for start in range(0, len(records), BATCH):
         some = records[start : start + BATCH]
         written = [loaded.chat.encode_completion(record.completion) for record in some]
@@ -90,6 +93,9 @@ def score(model: str, file: str | Path) -> Iterator[dict[str, Any]]:
             "a reward model scores completions, and this file holds prompts alone. Add completions to its rows.",
             file,
         )
+    context = getattr(loaded.trunk.config, "max_position_embeddings", None)
+    for record in data.records:
+        _must_fit(chat, context, record.prompt, [getattr(record, side) for side in sides], file)
     for start in range(0, len(data.records), BATCH):
         some = data.records[start : start + BATCH]
         scores = {side: _scores(reward, [(record.prompt, getattr(record, side)) for record in some]) for side in sides}
@@ -111,11 +117,12 @@ def winrate(
 ) -> dict[str, Any]:
     """How often a judge (a reward-model directory) prefers the second model's answers to the first's, both sampled
     alike."""
-    records: Sequence[Prompt] = read(prompts, "prompts").records
     loaded, chat, _ = load_reward_model(judge)
     scores: list[list[float]] = []
+    records: Sequence[Prompt] = ()
     for path in (before, after):
         model = Loaded(*load_causal(path))
+        records = _prompts(model, prompts)
         written, _ = sample(
             model,
             records,
@@ -139,6 +146,32 @@ def winrate(
         "score_before": sum(scores[0]) / len(records),
         "score_after": sum(scores[1]) / len(records),
     }
+
+
+def _prompts(loaded: Loaded, file: str | Path) -> Sequence[Prompt]:
+    """The prompts of a file; DataError where one leaves no room for an answer."""
+    records: Sequence[Prompt] = read(file, "prompts").records
+    for prompt in records:
+        length, context = len(loaded.chat.encode_prompt(prompt)), loaded.model.context
+        if context is not None and length >= context:
+            raise DataError(
+                f"a prompt has {length} tokens, and the model's context of {context} must hold an answer too. Shorten "
+                "the prompt, or use a model with a longer context.",
+                file,
+                prompt.line or None,
+            )
+    return records
+
+
+def _must_fit(chat: ChatFormat, context: int | None, prompt: Prompt, replies: Sequence[str], file: str | Path) -> None:
+    length = len(chat.encode_prompt(prompt)) + max(len(chat.encode_completion(reply)) for reply in replies)
+    if context is not None and length > context:
+        raise DataError(
+            f"prompt and completion have {length} tokens, but the model's context is {context}. A row must fit whole. "
+            "Shorten it, or use a model with a longer context.",
+            file,
+            prompt.line or None,
+        )
 
 
 def json_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:

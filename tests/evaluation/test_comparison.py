@@ -1,6 +1,8 @@
 """Win rates: ties are halves, the interval is Wilson's, a model against itself is exactly one half."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from palate.evaluation import Comparison, by_group, compare, preference_accuracy, win_rate
 
@@ -15,6 +17,16 @@ def test_ties_count_half_and_the_interval_is_wilsons():
     assert rate.estimate == 0.7
     assert (rate.low, rate.high) == (pytest.approx(0.3968, abs=5e-5), pytest.approx(0.8922, abs=5e-5))
     assert (rate.wins, rate.ties, rate.losses) == (6, 2, 2)
+
+
+@given(outcomes=st.lists(st.sampled_from(["win", "tie", "loss"]), min_size=1))
+def test_the_other_side_wins_what_this_one_loses(outcomes):
+    swapped = {"win": "loss", "tie": "tie", "loss": "win"}
+    rate, other = win_rate(outcomes), win_rate(swapped[outcome] for outcome in outcomes)
+    assert rate.estimate == pytest.approx(1 - other.estimate)
+    assert (rate.wins, rate.ties, rate.losses) == (other.losses, other.ties, other.wins)
+    assert (rate.low, rate.high) == (pytest.approx(1 - other.high), pytest.approx(1 - other.low))
+    assert 0 <= rate.low <= rate.estimate <= rate.high <= 1
 
 
 def test_all_ties_are_one_half():
