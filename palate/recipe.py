@@ -103,7 +103,7 @@ class Reward:
     pooling: Literal["last", "mean"] = Field(
         "last", description="the last real token's state, or the mean over the completion"
     )
-    reference_samples: int = Field(256, ge=2, description="SFT completions whose scores become mean 0, variance 1")
+    reference_samples: int = Field(256, ge=2, description="SFT completions whose mean score becomes 0")
     loop: Supervision = inlined(Supervision)
 
 

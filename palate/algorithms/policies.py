@@ -34,7 +34,7 @@ class KL:
     coef: float = Field(
         0.05,
         ge=0,
-        description="price of a nat, in units of the normalised score (at the start, where it moves)",
+        description="price of a nat, in units of the score (at the start, where it moves)",
     )
     target: float = Field(6.0, gt=0, description="nats a sequence: the target, budget or bound")
     horizon: int = Field(10_000, ge=1, description="episodes over which an adaptive price moves")

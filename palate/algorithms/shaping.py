@@ -20,10 +20,11 @@ from palate.settings import record
 class Shaping:
     """How a judge's number becomes a score."""
 
-    normalise: Literal["none", "reference", "running", "batch"] = Field(
-        "reference",
+    normalise: Literal["none", "reference", "running", "batch"] | None = Field(
+        None,
         description="to mean 0 and variance 1, by moments of what the policy writes as the stage begins (frozen), "
-        "of all completions so far, or of this batch",
+        "of all completions so far, or of this batch; unless set, none for a reward model and reference for any other "
+        "judge",
     )
     clip: float | None = Field(None, gt=0, description="largest absolute score after normalising; none unless set")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken off a completion that was cut at the length limit")
@@ -38,7 +39,7 @@ class Shaping:
 
     def shape(self, scores: Tensor, ended: Tensor, known: Moments) -> Tensor:
         """Scores [B] as the algorithm sees them; `ended [B]` says which rows closed with EOS."""
-        if self.normalise != "none":
+        if self.normalise not in (None, "none"):
             deviation = known.variance(unbiased=False).sqrt().clamp_min(1e-6)
             scores = ((scores.double() - known.mean) / deviation).to(scores.dtype)
         if self.clip is not None:

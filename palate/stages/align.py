@@ -4,14 +4,14 @@ moves."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from palate import testbed
-from palate.algorithms.online import LoopState, OnlineLoop
+from palate.algorithms.online import LoopState, Online, OnlineLoop
 from palate.engine.checkpoint import Checkpoint, Checkpoints
 from palate.engine.interfaces import Reward
 from palate.engine.metrics import JsonLines
@@ -76,11 +76,23 @@ def _loop(context: Context, policy: Loaded, reference: Loaded) -> OnlineLoop:
         prompts=kept,
         prompt_ids=[tuple(policy.chat.encode_prompt(prompt)) for prompt in kept],
         codec=policy.chat,
-        settings=settings.loop,
+        settings=normalising(settings.loop, reward),
         critic_learning_rate=settings.method.critic.learning_rate if "critic" in settings.method.needs else 0.0,
         seed=derive(context.seed, "align") % 2**32,
         judges=onlookers,
     )
+
+
+def normalising(settings: Online, reward: Reward) -> Online:
+    """The settings with `shaping.normalise` decided by the judge where the recipe leaves it open.
+
+    A reward model's scores are log-odds of being preferred: rescaling them would blow up one that learnt nothing. A
+    function's unit is anybody's guess, and so would be the price of a nat.
+    """
+    if settings.shaping.normalise is not None:
+        return settings
+    chosen = "none" if isinstance(reward, ModelReward) else "reference"
+    return replace(settings, shaping=replace(settings.shaping, normalise=chosen))
 
 
 def on_testbed(context: Context) -> bool:

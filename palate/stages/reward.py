@@ -1,4 +1,4 @@
-"""Stage `reward`: from preference pairs to a reward model whose scores are centred and scaled on SFT completions."""
+"""Stage `reward`: from preference pairs to a reward model that scores in log-odds, 0 for what the SFT model writes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from palate.engine.files import make_directory
 from palate.engine.generation import Sampling
 from palate.engine.seeding import derive, generator
 from palate.errors import DataError
-from palate.evaluation import preference_accuracy
+from palate.evaluation import likeliest_gain, preference_accuracy, preference_loss
 from palate.models import RewardModel, load_causal, save_reward_model
-from palate.ops import moments
 from palate.records import PreferencePair
 from palate.rewards import ModelReward, checked_scores
 from palate.stages.context import Context, Outcome
@@ -33,22 +32,23 @@ REFERENCE_TOKENS = 64
 
 @dataclass(frozen=True)
 class Trained:
-    """A reward model, centred and saved, and how it came about."""
+    """A reward model as it was saved, its scores of the held-out pairs, and how it came about."""
 
-    reward: ModelReward
+    chosen: list[float]
+    rejected: list[float]
     steps: int
     pairs: int
 
 
 def run(context: Context) -> Outcome:
-    """Trains, centres and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), and
+    """Trains, calibrates and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), and
     measures."""
     train, judged, heldout = divided(context, stage_records(context, "reward"))
     concerns = data_concerns([*train, *judged], heldout) if "reward" in context.data else []
     if judged:
-        _train(context, judged, "reward", "judge")
-    trained = _train(context, train, "reward")
-    chosen, rejected = score_pairs(context, trained.reward, heldout)
+        _train(context, judged, heldout, "reward", "judge")
+    trained = _train(context, train, heldout, "reward")
+    chosen, rejected = trained.chosen, trained.rejected
     accuracy = preference_accuracy(chosen, rejected)
     longer = length_bias(heldout).figures["accuracy"]
     length = max(longer, 1 - longer)  # a judge of length alone may also prefer the shorter
@@ -60,6 +60,7 @@ def run(context: Context) -> Outcome:
     figures = {
         "pairs": trained.pairs,
         "heldout": len(chosen),
+        "heldout_loss": preference_loss(chosen, rejected),
         "accuracy": accuracy.estimate,
         "accuracy_low": accuracy.low,
         "accuracy_high": accuracy.high,
@@ -99,8 +100,10 @@ def data_concerns(train: Sequence[PreferencePair], heldout: Sequence[PreferenceP
     return [finding.message for finding in findings if finding.level == "warn"]
 
 
-def _train(context: Context, pairs: Sequence[PreferencePair], *place: str) -> Trained:
-    """Trains one reward model in its own directory, centres it on SFT completions, and saves it."""
+def _train(
+    context: Context, pairs: Sequence[PreferencePair], heldout: Sequence[PreferencePair], *place: str
+) -> Trained:
+    """Trains one reward model in its own directory, gives its score unit and zero, and saves it."""
     settings = context.reward
     policy = load_policy(context)
     trunk = policy if settings.model is None else Loaded(*load_causal(settings.model, device=context.device))
@@ -115,31 +118,31 @@ def _train(context: Context, pairs: Sequence[PreferencePair], *place: str) -> Tr
     )
     steps = loop.train(context.checkpoints(*place), context.metrics(*place), context.watch(" ".join(place)))
     reward = ModelReward("reward_model", model, trunk.chat, policy.chat.fingerprint != trunk.chat.fingerprint)
-    centred = _centred(context, reward, policy, pairs)
-    save_whole(context.place(*place, "model"), lambda path: save_reward_model(centred.model, trunk.tokenizer, path))
-    return Trained(centred, steps, len(examples))
+    chosen, rejected = score_pairs(context, reward, heldout)
+    gain = likeliest_gain(chosen, rejected)
+    bias = -gain * _reference_mean(context, reward, policy, pairs)
+    calibrated = model.calibrated(gain, bias)
+    save_whole(context.place(*place, "model"), lambda path: save_reward_model(calibrated, trunk.tokenizer, path))
+    return Trained(
+        [gain * score + bias for score in chosen], [gain * score + bias for score in rejected], steps, len(examples)
+    )
 
 
-def _centred(context: Context, reward: ModelReward, policy: Loaded, pairs: Sequence[PreferencePair]) -> ModelReward:
-    """The reward model with gain and bias such that the policy's completions score 0 on average, with variance 1."""
+def _reference_mean(context: Context, reward: ModelReward, policy: Loaded, pairs: Sequence[PreferencePair]) -> float:
+    """The mean score of what the policy answers to prompts of the pairs."""
     count = context.reward.reference_samples
     prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
     room = [prompt for prompt in prompts if fits(policy, prompt)] or prompts
-    rows = [index % len(room) for index in range(count)]
     completions, _ = sample(
         policy,
         room,
         seed=derive(context.seed, "reference samples"),
-        rows=rows,
+        rows=[index % len(room) for index in range(count)],
         samples=[index // len(room) for index in range(count)],
         length=REFERENCE_TOKENS,
         sampling=Sampling(),
     )
-    scores = checked_scores(reward, completions).double()
-    known = moments(scores, torch.ones_like(scores, dtype=torch.bool))
-    gain = 1.0 / max(float(known.variance().sqrt()), 1e-6)
-    model = reward.model.calibrated(gain=gain, bias=-gain * float(known.mean))
-    return ModelReward(reward.name, model, reward.chat, reward.rereads)
+    return float(checked_scores(reward, completions).double().mean())
 
 
 def fits(policy: Loaded, prompt) -> bool:

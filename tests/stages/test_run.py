@@ -5,7 +5,7 @@ import math
 import shutil
 import time
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import palate
+from palate.algorithms.online import OnlineLoop
 from palate.data.layout import completions, padded
 from palate.engine.files import file_sha256
 from palate.errors import TrainingError
+from palate.evaluation import likeliest_gain, preference_loss
 from palate.recipe import load_recipe
 from palate.records import Prompt
 from palate.rewards import checked_scores
@@ -24,6 +26,7 @@ from palate.stages.calls import Quiet
 from palate.stages.context import Context
 from palate.stages.directory import RunDirectory
 from palate.stages.material import read_data
+from palate.stages.reward import score_pairs
 from palate.stages.run import STAGES as STAGE_TABLE
 from palate.stages.run import execute, plan
 
@@ -224,7 +227,7 @@ def test_the_reward_model_loads_in_transformers_and_scores_the_same(finished):
         assert score == pytest.approx(float(ours.model.scores(layout)), abs=1e-5)
 
 
-def test_scores_are_centred_on_the_references_own_completions(copied, monkeypatch):
+def test_the_references_own_completions_score_zero_on_average(copied, monkeypatch):
     # What the stage centres on is caught on its way, and scored anew by the model that was saved.
     seen = []
 
@@ -239,7 +242,46 @@ def test_scores_are_centred_on_the_references_own_completions(copied, monkeypatc
         assert len(judged.texts) == 16
         scores = palate.load_reward_model(run / place).score(judged).double()
         assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
-        assert float(scores.std()) == pytest.approx(1, abs=1e-4)
+
+
+def test_saved_scores_are_log_odds_of_the_held_out_pairs(copied, monkeypatch):
+    # Scored again by the model on disk, the held-out pairs ask for no other gain than 1.
+    seen = []
+
+    def caught(context, reward, pairs):
+        seen.append((context, reward, pairs))
+        return score_pairs(context, reward, pairs)
+
+    monkeypatch.setattr("palate.stages.reward.score_pairs", caught)
+    run, _ = run_quietly(copied.recipe, copied.root, ["reward.learning_rate=2e-2"], only="reward")
+    context, trained, heldout = seen[-1]
+    before = likeliest_gain(*score_pairs(context, trained, heldout))
+    assert abs(before - 1) > 0.05  # else there was nothing to set
+    loaded = palate.load_reward_model(run / "reward" / "model")
+    chosen, rejected = score_pairs(context, replace(trained, model=loaded.model), heldout)
+    assert likeliest_gain(chosen, rejected) == pytest.approx(1, rel=1e-3)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["reward/heldout_loss"] == pytest.approx(preference_loss(chosen, rejected), abs=1e-5)
+    assert summary["reward/mean_chosen"] == pytest.approx(sum(chosen) / len(chosen), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("align.batch=4", "none"),
+        ("align.reward={root}/rewards.py:brevity", "reference"),
+        ("align.shaping.normalise=batch", "batch"),
+    ],
+)
+def test_a_reward_model_keeps_its_unit_and_other_judges_are_normalised(copied, monkeypatch, setting, expected):
+    (copied.root / "rewards.py").write_text(
+        "def brevity(prompts, completions, **fields):\n    return [-float(len(text)) for text in completions]\n"
+    )
+    seen = []
+    plain = OnlineLoop.start
+    monkeypatch.setattr(OnlineLoop, "start", lambda loop, scores: seen.append(loop) or plain(loop, scores))
+    run_quietly(copied.recipe, copied.root, [setting.format(root=copied.root)], only="align")
+    assert {loop.settings.shaping.normalise for loop in seen} == {expected}
 
 
 # ---- what holds in every iteration
