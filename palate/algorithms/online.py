@@ -28,7 +28,7 @@ from palate.algorithms.measures import (
 )
 from palate.algorithms.policies import Controller, OnlineAlgorithm
 from palate.algorithms.shaping import Shaping
-from palate.data.layout import Layout, padded
+from palate.data.layout import Layout, packed, padded
 from palate.data.sampling import Cursor, batch
 from palate.engine.experience import Experience, Losses, Outputs, Rollout, Scored
 from palate.engine.forward import completion_logprobs, logprobs_from
@@ -184,6 +184,12 @@ class OnlineLoop:
         )
         return Iteration(following, row, self._samples(scored, kl, state.iteration + 1))
 
+    @property
+    def packing(self) -> bool:
+        """Whether all who read the rollout can read its documents in one row, without padding."""
+        readers = (self.policy, self.reference, *([] if self.critic is None else [self.critic]))
+        return all(reader.supports_packing for reader in readers)
+
     # ---- sampling and scoring
 
     def sample(self, state: LoopState) -> tuple[Rollout, Cursor]:
@@ -284,25 +290,34 @@ class OnlineLoop:
     def _plan(self, rollout: Rollout, iteration: int, epoch: int) -> list[list[Part]]:
         """The minibatches of one pass, each cut into parts that fit the memory; every row once."""
         order = permutation(rollout.rows, self.seed, "minibatches", iteration, epoch).to(rollout.ids.device)
-        minibatches = torch.tensor_split(order, min(self.algorithm.minibatches, rollout.rows))
+        lengths = self._lengths(rollout)
+        minibatches = balanced(order, lengths, min(self.algorithm.minibatches, rollout.rows))
         return [[self._part(rollout, rows) for rows in self._fitting(rollout, chosen)] for chosen in minibatches]
 
     def _fitting(self, rollout: Rollout, rows: Tensor) -> list[Tensor]:
-        """Cuts rows into runs of like length whose padded size stays within `micro_tokens`."""
-        prompts = torch.tensor([len(self.prompt_ids[row]) for row in rollout.row_ids.tolist()], device=rows.device)
-        lengths = (prompts + rollout.lengths)[rows]
-        order = lengths.argsort(stable=True)
-        runs, run = [], []
-        for index in order.tolist():
-            if run and (len(run) + 1) * int(lengths[index]) > self.settings.micro_tokens:
+        """Cuts rows into runs of like length whose size, padding included, stays within `micro_tokens`."""
+        lengths = self._lengths(rollout)[rows].tolist()
+        runs: list[Tensor] = []
+        run: list[int] = []
+        held = 0
+        for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+            size = held + lengths[index] if self.packing else (len(run) + 1) * lengths[index]
+            if run and size > self.settings.micro_tokens:
                 runs.append(rows[run])
-                run = []
+                run, size = [], lengths[index]
             run.append(index)
+            held = size
         return [*runs, rows[run]]
+
+    def _lengths(self, rollout: Rollout) -> Tensor:
+        """Tokens of each row's prompt and completion, [B]."""
+        prompts = torch.tensor([len(self.prompt_ids[row]) for row in rollout.row_ids.tolist()])
+        return prompts.to(rollout.lengths.device) + rollout.lengths
 
     def _part(self, rollout: Rollout, rows: Tensor) -> Part:
         prompts = [self.prompt_ids[row] for row in rollout.row_ids[rows].tolist()]
-        layout = padded(prompts, rollout.ids[rows], rollout.mask[rows], pad_id=self.codec.pad_id)
+        ids, mask = rollout.ids[rows], rollout.mask[rows]
+        layout = packed(prompts, ids, mask) if self.packing else padded(prompts, ids, mask, pad_id=self.codec.pad_id)
         return Part(rows, layout.to(rollout.ids.device))
 
     def update(
@@ -410,6 +425,20 @@ class OnlineLoop:
             }
             for row in range(min(count, scored.rollout.rows))
         )
+
+
+def balanced(order: Tensor, lengths: Tensor, parts: int) -> list[Tensor]:
+    """Deals rows, in a random order, to minibatches of like size: as many rows each as can be, and like many tokens.
+
+    The longest rows are dealt first, one to each minibatch, back and forth; within each round chance decides.
+    """
+    falling = order[lengths[order].argsort(descending=True, stable=True)]
+    rounds = [deal if number % 2 == 0 else deal.flip(0) for number, deal in enumerate(falling.split(parts))]
+    hands: list[list[int]] = [[] for _ in range(parts)]
+    for deal in rounds:
+        for hand, row in zip(hands, deal.tolist(), strict=False):
+            hand.append(row)
+    return [torch.tensor(hand, device=order.device) for hand in hands]
 
 
 def occurrences(rows: Sequence[int]) -> list[int]:

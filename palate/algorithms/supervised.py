@@ -27,9 +27,6 @@ from palate.errors import TrainingError
 from palate.models import CausalLM, RewardModel
 from palate.settings import record
 
-# Attention that keeps documents apart takes a slower road than plain causal attention: a fifth of padding is cheaper.
-WORTH_PADDING = 0.8
-
 
 @record
 class Supervision:
@@ -62,14 +59,11 @@ class Plan:
 
 
 def collate(examples: Sequence[Example], *, pad_id: int, packing: bool) -> Batch:
-    """Examples as one forward pass; where much would be padding and the model keeps documents apart, packed."""
+    """Examples as one forward pass, packed without padding where the model can read that."""
     prompts = [example.prompt for example in examples for _ in example.completions]
     ids, mask = completions([completion for example in examples for completion in example.completions], pad_id)
-    longest = max(example.longest for example in examples)
-    useful = sum(example.tokens for example in examples)
-    if packing and useful < WORTH_PADDING * longest * len(prompts):
-        return Batch(tuple(examples), packed(prompts, ids, mask, pad_id=pad_id, capacity=longest))
-    return Batch(tuple(examples), padded(prompts, ids, mask, pad_id=pad_id))
+    layout = packed(prompts, ids, mask) if packing else padded(prompts, ids, mask, pad_id=pad_id)
+    return Batch(tuple(examples), layout)
 
 
 def micro_batches(examples: Sequence[Example], limit: int) -> Iterator[list[Example]]:
@@ -180,7 +174,7 @@ def held_out(
     # Neighbours of like length share a batch: less padding, and the same batches whatever order the data came in.
     ordered = sorted(examples, key=lambda example: (example.longest, example.prompt, example.completions))
     for part in micro_batches(ordered, limit):
-        evaluated = objective.evaluate(model, collate(part, pad_id=pad_id, packing=False))
+        evaluated = objective.evaluate(model, collate(part, pad_id=pad_id, packing=model.supports_packing))
         _add(sums, evaluated)
         count += evaluated.count
     return {name: value / max(count, 1) for name, value in sums.items()}

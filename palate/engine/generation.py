@@ -8,6 +8,7 @@ index V, cannot come out. Rows that wrote EOS leave the batch.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,13 @@ from pydantic import Field
 from torch import Tensor
 
 from palate.engine.experience import Finish
-from palate.engine.interfaces import Decoder, LanguageModel
+from palate.engine.interfaces import Decoder, LanguageModel, Refillable
 from palate.errors import ModelError
-from palate.ops import token_logprobs
+from palate.ops.masking import at_least_float32
 from palate.settings import record
+
+# New prompts are read once an eighth of the rows has ended: reading a few at a time costs as much as many.
+REFILL_AT = 1 / 8
 
 # Compacting copies the cache: it pays once a quarter of the rows it would drop have ended.
 COMPACT_BELOW = 0.75
@@ -54,10 +58,9 @@ class Generated:
     finish: tuple[Finish, ...]
 
 
-def sample_ids(logits: Tensor, u: Tensor) -> Tensor:
-    """Inverse-CDF sampling: `logits [B, V]` and uniforms `u [B]` in [0, 1) → ids [B]."""
-    exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    cumulative = torch.softmax(logits, dim=-1, dtype=exact).cumsum(dim=-1)
+def sample_ids(probabilities: Tensor, u: Tensor) -> Tensor:
+    """Inverse-CDF sampling: `probabilities [B, V]`, float32 or better, and uniforms `u [B]` in [0, 1) → ids [B]."""
+    cumulative = probabilities.cumsum(dim=-1)
     total = cumulative[:, -1:]
     below = torch.nextafter(total, torch.zeros_like(total))
     target = torch.minimum(u.to(total.dtype).unsqueeze(1) * total, below)
@@ -81,14 +84,18 @@ def choose(logits: Tensor, u: Tensor, sampling: Sampling) -> tuple[Tensor, Tenso
     """The next ids [B] and their log-probabilities [B] under the untruncated policy."""
     if sampling.temperature == 0:
         ids = logits.argmax(dim=-1)
-        return ids, _logprobs(logits, ids, 1.0)
-    scaled = logits / sampling.temperature
-    ids = sample_ids(truncate(scaled, sampling) if sampling.truncated else scaled, u)
-    return ids, _logprobs(logits, ids, sampling.temperature)
+        return ids, _drawn(torch.log_softmax(at_least_float32(logits), dim=-1), ids)
+    scaled = at_least_float32(logits)
+    if sampling.temperature != 1:
+        scaled = scaled / sampling.temperature
+    probabilities = torch.softmax(scaled, dim=-1)
+    allowed = torch.softmax(truncate(scaled, sampling), dim=-1) if sampling.truncated else probabilities
+    ids = sample_ids(allowed, u)
+    return ids, _drawn(probabilities, ids).log()
 
 
-def _logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    return token_logprobs(logits=logits.unsqueeze(1), labels=ids.unsqueeze(1), temperature=temperature).squeeze(1)
+def _drawn(values: Tensor, ids: Tensor) -> Tensor:
+    return values.gather(1, ids.unsqueeze(1)).squeeze(1)
 
 
 @torch.no_grad()
@@ -100,47 +107,102 @@ def generate(
     eos_id: int | None,
     pad_id: int,
     sampling: Sampling,
+    slots: int | None = None,
 ) -> Generated:
     """Samples one completion for each prompt, at most T = u.shape[1] tokens long.
 
     `prompts` are token ids without padding; `u [B, T]` holds one uniform a token. A row ends with EOS (kept in the
-    row), after T tokens, or where the model's context is full. Raises ModelError when a prompt leaves no room.
+    row), after T tokens, or where the model's context is full. With `slots`, so many rows are decoded at a time, and
+    the others, longest prompt first, take the places of rows that have ended. Raises ModelError when a prompt leaves
+    no room.
     """
-    rows, length = u.shape
     device = next(iter(model.parameters())).device
-    limits = torch.tensor([_room(model, prompt, length) for prompt in prompts], device=device)
-    ids = torch.full((rows, length), pad_id, dtype=torch.int64, device=device)
-    lengths = torch.zeros(rows, dtype=torch.int64, device=device)
-    ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    u = u.to(device)
+    length = u.shape[1]
+    written = _Written(u.to(device), pad_id, eos_id, torch.tensor([_room(model, prompt, length) for prompt in prompts]))
+    waiting = _queue(prompts, slots)
+    while waiting:
+        kept = [waiting.popleft() for _ in range(min(slots or len(prompts), len(waiting)))]
+        decoder: Decoder = model.decoder([prompts[row] for row in kept])
+        queue = waiting if isinstance(decoder, Refillable) else deque[int]()
+        _write(written, decoder, torch.tensor(kept, device=device), prompts, queue, sampling)
+    return written.completed()
 
-    decoder: Decoder = model.decoder(prompts)
-    exact = torch.float64 if decoder.logits.dtype == torch.float64 else torch.float32
-    logprobs = torch.zeros((rows, length), dtype=exact, device=device)
-    kept = torch.arange(rows, device=device)  # the row behind each of the decoder's rows
-    going = torch.ones(rows, dtype=torch.bool, device=device)  # per decoder row
-    for position in range(length):
-        chosen, chosen_logprobs = choose(decoder.logits, u[kept, position], sampling)
-        active = kept[going]
-        ids[active, position] = chosen[going]
-        logprobs[active, position] = chosen_logprobs[going].to(exact)
-        lengths[active] += 1
-        if eos_id is not None:
-            ended[active] = chosen[going] == eos_id
-        going = going & ~ended[kept] & (lengths[kept] < limits[kept])
+
+class _Written:
+    """The completions of all rows as they grow."""
+
+    def __init__(self, u: Tensor, pad_id: int, eos_id: int | None, limits: Tensor):
+        self.u = u
+        self._eos_id = eos_id
+        self._limits = limits.to(u.device)
+        self._ids = torch.full(u.shape, pad_id, dtype=torch.int64, device=u.device)
+        self._logprobs = torch.zeros(u.shape, dtype=torch.float32, device=u.device)
+        self._lengths = torch.zeros(len(u), dtype=torch.int64, device=u.device)
+        self._ended = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+
+    def uniforms(self, rows: Tensor) -> Tensor:
+        """The number that decides each row's next token; of a row that is full, its last once more."""
+        return self.u[rows, self._lengths[rows].clamp(max=self.u.shape[1] - 1)]
+
+    def append(self, rows: Tensor, ids: Tensor, logprobs: Tensor) -> None:
+        """One more token for each row."""
+        if logprobs.dtype != self._logprobs.dtype:
+            self._logprobs = self._logprobs.to(logprobs.dtype)
+        self._ids[rows, self._lengths[rows]] = ids
+        self._logprobs[rows, self._lengths[rows]] = logprobs
+        self._lengths[rows] += 1
+        if self._eos_id is not None:
+            self._ended[rows] = ids == self._eos_id
+
+    def going(self, rows: Tensor) -> Tensor:
+        """Which of the rows have neither ended nor filled their room."""
+        return ~self._ended[rows] & (self._lengths[rows] < self._limits[rows])
+
+    def completed(self) -> Generated:
+        """All rows, cut to the longest."""
+        width = max(int(self._lengths.max()), 1)
+        mask = torch.arange(width, device=self._ids.device) < self._lengths.unsqueeze(1)
+        finish: tuple[Finish, ...] = tuple("eos" if end else "length" for end in self._ended.tolist())
+        return Generated(self._ids[:, :width], mask, self._logprobs[:, :width], finish)
+
+
+def _write(
+    written: _Written,
+    decoder: Decoder,
+    kept: Tensor,
+    prompts: Sequence[Sequence[int]],
+    waiting: deque[int],
+    sampling: Sampling,
+) -> None:
+    """Decodes until the rows `kept`, which stand behind those of the decoder, and all in the queue have ended."""
+    going = torch.ones_like(kept, dtype=torch.bool)
+    while True:
+        chosen, logprobs = choose(decoder.logits, written.uniforms(kept), sampling)
+        written.append(kept[going], chosen[going], logprobs[going])
+        going = written.going(kept)
         alive = int(going.sum())
-        if alive == 0:
-            break
-        if alive <= COMPACT_BELOW * len(kept):
+        if alive == 0 and not waiting:
+            return
+        if not waiting and alive <= COMPACT_BELOW * len(kept):
             staying = going.nonzero().squeeze(1)
             decoder.keep(staying)
             kept, chosen, going = kept[staying], chosen[staying], going[staying]
-        decoder.step(chosen)
+        if alive > 0:
+            decoder.step(chosen)
+        if waiting and len(kept) - alive >= REFILL_AT * len(kept):
+            assert isinstance(decoder, Refillable)
+            free = (~going).nonzero().squeeze(1)[: len(waiting)]
+            taken = [waiting.popleft() for _ in range(len(free))]
+            decoder.replace(free, [prompts[row] for row in taken])
+            kept[free] = torch.tensor(taken, device=kept.device)
+            going[free] = True
 
-    width = max(int(lengths.max()), 1)
-    mask = torch.arange(width, device=device) < lengths.unsqueeze(1)
-    finish: tuple[Finish, ...] = tuple("eos" if end else "length" for end in ended.tolist())
-    return Generated(ids[:, :width], mask, logprobs[:, :width], finish)
+
+def _queue(prompts: Sequence[Sequence[int]], slots: int | None) -> deque[int]:
+    """The order in which rows are taken up: as they come, or where some must wait, longest prompt first."""
+    if slots is None or slots >= len(prompts):
+        return deque(range(len(prompts)))
+    return deque(sorted(range(len(prompts)), key=lambda row: -len(prompts[row])))
 
 
 def _room(model: LanguageModel, prompt: Sequence[int], length: int) -> int:

@@ -34,6 +34,16 @@ class Decoder(Protocol):
 
 
 @runtime_checkable
+class Refillable(Protocol):
+    """A decoder whose rows can be taken over by new prompts while the others go on."""
+
+    def replace(self, rows: Tensor, prompts: Sequence[Sequence[int]]) -> None:
+        """Forgets the rows that `rows [B']` names and lets one prompt take each, read and ready for its first
+        token."""
+        ...
+
+
+@runtime_checkable
 class LanguageModel(Protocol):
     """An autoregressive model: hidden states of a layout, and the projection from hidden states to logits."""
 
@@ -45,6 +55,11 @@ class LanguageModel(Protocol):
     @property
     def context(self) -> int | None:
         """The longest prompt and completion together, None where there is no limit."""
+        ...
+
+    @property
+    def supports_packing(self) -> bool:
+        """Whether several documents may share a row of a layout."""
         ...
 
     @property
@@ -106,6 +121,11 @@ class Completions:
 
 class ValueFunction(Protocol):
     """A critic."""
+
+    @property
+    def supports_packing(self) -> bool:
+        """Whether several documents may share a row of a layout."""
+        ...
 
     def values(self, layout: Layout, hidden: Tensor) -> Tensor:
         """The return expected before each completion token, [B, T], 0 where masked.

@@ -59,6 +59,7 @@ class Stepper:
             lr=learning_rate,
             betas=settings.betas,
             eps=settings.epsilon,
+            fused=True,
         )
         self.parameters = [parameter for _, parameter in named]
 

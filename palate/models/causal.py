@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from palate.data.layout import Layout
 from palate.errors import ModelError
 from palate.models.decoder import CachedDecoder, RecomputingDecoder
-from palate.models.trunk import PROBE, gap, keeps_documents_apart, model_inputs, trunk_states, without_dropout
+from palate.models.fused import FusedDecoder, fits
+from palate.models.trunk import PROBE, enable_packing, gap, model_inputs, prepared, trunk_states
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +40,13 @@ class CausalLM(nn.Module):
 
     def __init__(self, model: PreTrainedModel, vocabulary: int | None = None):
         super().__init__()
-        self.model = without_dropout(model)
+        self.model = prepared(model)
         self.vocabulary = model.config.vocab_size if vocabulary is None else vocabulary
         self.context: int | None = getattr(model.config, "max_position_embeddings", None)
-        self.supports_packing = keeps_documents_apart(self.trunk)
+        self.supports_packing = enable_packing(self.trunk)
         self._transform = _logit_transform(model.config)
         self._separable = self._caches = True
+        self._fuses = fits(self.trunk)
         self._probe()
 
     @property
@@ -77,8 +79,10 @@ class CausalLM(nn.Module):
         logits = nn.functional.linear(hidden, *self._head())
         return logits if self._transform is None else self._transform(logits)
 
-    def decoder(self, prompts: Sequence[Sequence[int]]) -> CachedDecoder | RecomputingDecoder:
+    def decoder(self, prompts: Sequence[Sequence[int]]) -> FusedDecoder | CachedDecoder | RecomputingDecoder:
         """Reads the prompts (token ids, no padding) and stands ready for each row's first token."""
+        if self._separable and self._fuses:
+            return FusedDecoder(self.trunk, self.logits, prompts, self.context)
         if self._separable and self._caches:
             return CachedDecoder(self.trunk, self.logits, prompts, self.context)
         return RecomputingDecoder(self, prompts, self.model.device)
@@ -103,8 +107,12 @@ class CausalLM(nn.Module):
             self._separable = False
             self._say("its head is more than a matrix", "every forward pass computes all logits")
         if not self.supports_packing:
-            self._say("documents that share a row see each other", "they are padded instead of packed")
-        if gap(self._decoded(documents), [logits[-2:] for logits in plain]) > OTHER_ORDER:
+            self._say("its attention cannot keep documents in one row apart", "each has a row of its own, padded")
+        expected = [logits[-2:] for logits in plain]
+        if self._fuses and gap(self._decoded(documents), expected) > OTHER_ORDER:
+            self._fuses = False
+            self._say("it is not what its name says", "it decodes through transformers' own modules")
+        if not self._fuses and gap(self._decoded(documents), expected) > OTHER_ORDER:
             self._caches = False
             self._say("its cache changes what it says", "every token generated reads the whole text anew")
 

@@ -151,6 +151,12 @@ class RecomputingDecoder:
         self._documents = [self._documents[row] for row in rows.tolist()]
         self.logits = self.logits[rows]
 
+    def replace(self, rows: Tensor, prompts: Sequence[Sequence[int]]) -> None:
+        """Forgets the rows that `rows [B']` names and lets one prompt take each."""
+        for row, prompt in zip(rows.tolist(), prompts, strict=True):
+            self._documents[row] = list(prompt)
+        self.logits = self._read()
+
     @torch.no_grad()
     def _read(self) -> Tensor:
         ids, mask = completions([[] for _ in self._documents], pad_id=0)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from palate.data.layout import Layout
 from palate.models.causal import CausalLM
-from palate.models.trunk import keeps_documents_apart, trunk_states, without_dropout
+from palate.models.trunk import enable_packing, prepared, trunk_states
 
 Pooling = Literal["last", "mean"]
 
@@ -37,12 +37,12 @@ class RewardModel(nn.Module):
         bias: float = 0.0,
     ):
         super().__init__()
-        self.trunk = without_dropout(trunk)
+        self.trunk = prepared(trunk)
         self.head = nn.Parameter(head)
         self.pooling: Pooling = pooling
         self.gain = gain
         self.bias = bias
-        self.supports_packing = keeps_documents_apart(trunk)
+        self.supports_packing = enable_packing(trunk)
 
     @classmethod
     def on(cls, model: CausalLM, *, pooling: Pooling, generator: torch.Generator) -> RewardModel:
@@ -56,8 +56,7 @@ class RewardModel(nn.Module):
         if self.pooling == "last":
             pooled = states[layout.last]
         else:
-            own = torch.where(layout.mask, layout.predictors + 1, 0)
-            chosen = torch.where(layout.mask.unsqueeze(2), states[own], 0.0)
+            chosen = torch.where(layout.mask.unsqueeze(2), states[layout.own], 0.0)
             pooled = chosen.sum(dim=1) / layout.mask.sum(dim=1, keepdim=True).clamp(min=1)
         return self.gain * _project(pooled, self.head) + self.bias
 
@@ -78,10 +77,10 @@ class Critic(nn.Module):
 
     def __init__(self, trunk: PreTrainedModel, head: Tensor, bias: float = 0.0):
         super().__init__()
-        self.trunk = without_dropout(trunk)
+        self.trunk = prepared(trunk)
         self.head = nn.Parameter(head)
         self.bias = nn.Parameter(head.new_full((), bias))
-        self.supports_packing = keeps_documents_apart(trunk)
+        self.supports_packing = enable_packing(trunk)
 
     @classmethod
     def on(cls, model: CausalLM, *, generator: torch.Generator) -> Critic:
@@ -102,6 +101,8 @@ class Critic(nn.Module):
 
 class SharedCritic(nn.Module):
     """A value head on the policy's own hidden states, which its gradient reaches: V_t = wᵀh_{t−1} + b."""
+
+    supports_packing = True  # it reads no layout itself
 
     def __init__(self, policy: CausalLM, *, generator: torch.Generator):
         super().__init__()

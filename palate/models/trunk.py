@@ -1,14 +1,20 @@
-"""A transformers model below its head: hidden states of a layout, dropout, and whether rows may be packed."""
+"""A transformers model below its head: hidden states of a layout, dropout, and whether documents may share a row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from palate.data.layout import Layout, completions, packed
+from palate.models.attention import DOCUMENTS
+from palate.models.norm import use_exact_norms
+
+# What transformers calls torch's own attention, and what it takes by default wherever a model can.
+TORCH = "sdpa"
 
 # Three documents of unlike lengths: together they need padding, share a row, and meet each other's tokens.
 PROBE = tuple(tuple(range(2 + length, 2 + 8 * length, 7)) for length in (6, 3, 9))
@@ -19,32 +25,43 @@ def trunk_states(trunk: PreTrainedModel, layout: Layout) -> Tensor:
     return trunk(**model_inputs(layout)).last_hidden_state.flatten(0, 1)
 
 
-def model_inputs(layout: Layout) -> dict[str, Tensor | bool | None]:
-    """A layout as the keyword arguments of a transformers model.
+def model_inputs(layout: Layout) -> dict[str, Any]:
+    """A layout as the keyword arguments of a transformers model that has gone through `enable_packing`.
 
-    Without a mask, transformers keeps documents apart where positions restart, sliding windows included. In
-    padded rows causal attention is enough, and a mask of ones says so at no cost.
+    In padded rows causal attention is enough, and a mask of ones says so at no cost; for a packed row the spans say
+    all, and an empty mask of the shape that transformers takes for a finished one keeps it from making another.
     """
-    mask = torch.ones_like(layout.ids) if layout.documents is None else None
-    return {
-        "input_ids": layout.ids,
-        "position_ids": layout.positions,
-        "attention_mask": mask,
-        "use_cache": False,
-    }
+    inputs = {"input_ids": layout.ids, "position_ids": layout.positions, "use_cache": False}
+    if layout.spans is None:
+        return {**inputs, "attention_mask": torch.ones_like(layout.ids)}
+    return {**inputs, "attention_mask": layout.ids.new_empty((0, 0, 0, 0)), "spans": layout.spans}
 
 
 @torch.no_grad()
-def keeps_documents_apart(trunk: PreTrainedModel) -> bool:
-    """Whether documents that share a row have the hidden states that they have alone, on a probe."""
-    documents = [[token % trunk.config.vocab_size for token in document] for document in PROBE]
+def enable_packing(trunk: PreTrainedModel) -> bool:
+    """Lets several documents share a row, if on a probe they have the hidden states there that they have alone.
+
+    Two of the probe's documents begin with the same prompt, which stands in the row once. A model that does not use
+    torch's own attention, or fails the probe, stays as it was.
+    """
+    config: Any = trunk.config
+    if config._attn_implementation not in (TORCH, DOCUMENTS):
+        return False
+    config._attn_implementation = DOCUMENTS
+    documents = [[token % config.vocab_size for token in document] for document in PROBE]
+    documents.append(documents[-1][:2] + documents[0])
     alone = [trunk(input_ids=torch.tensor([ids], device=trunk.device)).last_hidden_state[0] for ids in documents]
-    ids, mask = completions([document[1:] for document in documents], pad_id=0)
-    prompts, size = [document[:1] for document in documents], sum(map(len, documents))
-    layout = packed(prompts, ids, mask, pad_id=0, capacity=size).to(trunk.device)
-    states, ends = trunk_states(trunk, layout), (layout.last + 1).tolist()
-    together = [states[end - len(document) : end] for document, end in zip(documents, ends, strict=True)]
-    return gap(together, alone) <= 1e-4
+    ids, mask = completions([document[2:] for document in documents], pad_id=0)
+    layout = packed([document[:2] for document in documents], ids, mask).to(trunk.device)
+    states = trunk_states(trunk, layout)
+    together = [
+        torch.cat([states[predictors[:1]], states[own[real]]])
+        for predictors, own, real in zip(layout.predictors, layout.own, layout.mask, strict=True)
+    ]
+    kept_apart = gap(together, [states[1:] for states in alone]) <= 1e-4
+    if not kept_apart:
+        config._attn_implementation = TORCH
+    return kept_apart
 
 
 def gap(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
@@ -58,6 +75,12 @@ def gap(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> float:
     relative = torch.nan_to_num(apart, nan=torch.inf).max() / scale
     rounding = 4 * torch.finfo(plain[0].dtype).eps if plain[0].dtype.itemsize < 4 else 0.0
     return float(relative) - rounding
+
+
+def prepared(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, with what training needs of it, in place: no dropout, and exact norms."""
+    use_exact_norms(model)
+    return without_dropout(model)
 
 
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:

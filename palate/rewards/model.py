@@ -3,14 +3,15 @@ the text through its own template."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from palate.data.chat import ChatFormat
+from palate.data.layout import Layout, packed, padded
 from palate.data.layout import completions as right_padded
-from palate.data.layout import padded
 from palate.engine.interfaces import Completions
 from palate.models.heads import RewardModel
 
@@ -38,6 +39,11 @@ class ModelReward:
         lengths = torch.tensor([len(prompt) for prompt in prompts]) + mask.sum(dim=1).cpu()
         scores = torch.zeros(len(prompts))
         for rows in lengths.argsort(stable=True).split(self.batch):
-            layout = padded([prompts[row] for row in rows.tolist()], ids[rows], mask[rows], pad_id=self.chat.pad_id)
+            layout = self._layout([prompts[row] for row in rows.tolist()], ids[rows], mask[rows])
             scores[rows] = self.model.scores(layout.to(ids.device)).float().cpu()
         return scores
+
+    def _layout(self, prompts: Sequence[Sequence[int]], ids: Tensor, mask: Tensor) -> Layout:
+        if self.model.supports_packing:
+            return packed(prompts, ids, mask)
+        return padded(prompts, ids, mask, pad_id=self.chat.pad_id)

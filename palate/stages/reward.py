@@ -161,7 +161,7 @@ def score_pairs(
     scores: list[float] = []
     limit = context.reward.loop.micro_tokens
     for part in micro_batches(examples, limit):
-        batch = collate(part, pad_id=reward.chat.pad_id, packing=False)
+        batch = collate(part, pad_id=reward.chat.pad_id, packing=reward.model.supports_packing)
         scores += reward.model.scores(batch.layout.to(context.device)).tolist()
     return scores[0::2], scores[1::2]
 

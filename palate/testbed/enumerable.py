@@ -56,6 +56,8 @@ class TabularPolicy(nn.Module):
 class TabularCritic(nn.Module):
     """One number: the return expected of any completion."""
 
+    supports_packing = True
+
     def __init__(self) -> None:
         super().__init__()
         self.value = nn.Parameter(torch.zeros(()))

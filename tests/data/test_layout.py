@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.data.layout import Layout, completions, packed, padded
@@ -35,33 +35,49 @@ def test_padded_by_hand():
     layout = padded([[1, 2], [5]], ids, mask, pad_id=PAD)
     assert layout.ids.tolist() == [[1, 2, 3, 4], [5, 6, PAD, PAD]]
     assert layout.positions.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
-    assert layout.documents is None
+    assert layout.spans is None
     assert layout.predictors.tolist() == [[1, 2], [4, 0]]
+    assert layout.own.tolist() == [[2, 3], [5, 0]]
     assert layout.labels.tolist() == [[3, 4], [6, 0]]
     assert layout.last.tolist() == [3, 5]
     assert (layout.useful, layout.total) == (6, 8)
 
 
 def test_packed_by_hand():
-    # Sizes 2, 5, 3 in rows of 5, longest first: 5 fills row 0, 3 and 2 share row 1; B keeps its order.
+    # Documents 1 2 | 11 12 13 14 15 | 21 22 23 stand one after the other at 0, 2 and 7. Longest first, 5 is alone (3 is
+    # less than two thirds of it), and 3 and 2 share a block of width 3 whose last place is padding.
     ids, mask = completions([[2], [14, 15], [22, 23]], PAD)
-    layout = packed([[1], [11, 12, 13], [21]], ids, mask, pad_id=PAD, capacity=5)
-    assert layout.ids.tolist() == [[11, 12, 13, 14, 15], [21, 22, 23, 1, 2]]
-    assert layout.positions.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 0, 1]]
-    assert layout.documents is not None
-    assert layout.documents.tolist() == [[1, 1, 1, 1, 1], [2, 2, 2, 0, 0]]
-    assert layout.predictors.tolist() == [[8, 0], [2, 3], [5, 6]]
+    layout = packed([[1], [11, 12, 13], [21]], ids, mask)
+    assert layout.ids.tolist() == [[1, 2, 11, 12, 13, 14, 15, 21, 22, 23]]
+    assert layout.positions.tolist() == [[0, 1, 0, 1, 2, 3, 4, 0, 1, 2]]
+    assert layout.predictors.tolist() == [[0, 0], [4, 5], [7, 8]]
+    assert layout.own.tolist() == [[1, 0], [5, 6], [8, 9]]
     assert layout.labels.tolist() == [[2, 0], [14, 15], [22, 23]]
-    assert layout.last.tolist() == [9, 4, 7]
+    assert layout.last.tolist() == [1, 6, 9]
     assert (layout.useful, layout.total) == (10, 10)
+    assert layout.spans is not None
+    assert layout.spans.shapes == ((1, 5), (2, 3))
+    assert layout.spans.tokens.tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 0]
+    assert layout.spans.places.tolist() == [8, 9, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert layout.spans.repeats.tolist() == []
 
 
-def test_padding_of_packed_rows_belongs_to_no_document():
-    ids, mask = completions([[2, 3], [5]], PAD)
-    layout = packed([[1], [4]], ids, mask, pad_id=PAD, capacity=3)
-    assert layout.documents is not None
-    assert layout.documents.tolist() == [[0, 0, 0], [1, 1, -1]]
-    assert layout.positions.tolist() == [[0, 1, 2], [0, 1, 0]]
+def test_a_shared_prompt_stands_once_by_hand():
+    # Prompt 1 2 at 0, its completions 3 4 at 2 and 5 at 4; both first tokens are predicted at 1. In the block the
+    # prompt stands in both lines: its second copy is at places 4 and 5.
+    ids, mask = completions([[3, 4], [5]], PAD)
+    layout = packed([[1, 2], [1, 2]], ids, mask)
+    assert layout.ids.tolist() == [[1, 2, 3, 4, 5]]
+    assert layout.positions.tolist() == [[0, 1, 2, 3, 2]]
+    assert layout.predictors.tolist() == [[1, 2], [1, 0]]
+    assert layout.own.tolist() == [[2, 3], [4, 0]]
+    assert layout.last.tolist() == [3, 4]
+    assert (layout.useful, layout.total) == (5, 5)
+    assert layout.spans is not None
+    assert layout.spans.shapes == ((2, 4),)
+    assert layout.spans.tokens.tolist() == [0, 1, 2, 3, 0, 1, 4, 0]
+    assert layout.spans.places.tolist() == [0, 1, 2, 3, 6]
+    assert layout.spans.repeats.tolist() == [4, 5]
 
 
 def test_fully_masked_row_ends_with_its_prompt():
@@ -86,47 +102,63 @@ documents_of_any_size = st.lists(
 )
 
 
-@settings(deadline=None)
-@given(documents_of_any_size, st.integers(0, 20), st.booleans())
-def test_every_token_is_predicted_from_the_one_before(documents, slack, packing):
+@given(documents_of_any_size)
+def test_in_padded_rows_every_token_is_predicted_from_the_one_before(documents):
     prompts = [prompt for prompt, _ in documents]
     ids, mask = completions([completion for _, completion in documents], PAD)
-    longest = max(len(prompt) + len(completion) for prompt, completion in documents)
-    if packing:
-        layout = packed(prompts, ids, mask, pad_id=PAD, capacity=longest + slack)
-        assert layout.ids.shape[1] <= longest + slack
-    else:
-        layout = padded(prompts, ids, mask, pad_id=PAD)
-        assert layout.ids.shape == (len(documents), longest)
-    flat, positions = layout.ids.flatten().tolist(), layout.positions.flatten().tolist()
+    layout = padded(prompts, ids, mask, pad_id=PAD)
+    assert layout.ids.shape == (len(documents), max(len(prompt) + len(completion) for prompt, completion in documents))
+    tokens = layout.ids.flatten().tolist()
     for index, (prompt, completion) in enumerate(documents):
         assert document(layout, index, len(prompt)) == prompt + completion
         assert layout.labels[index, : len(completion)].tolist() == completion
         for step, token in enumerate(completion):
-            before = int(layout.predictors[index, step])
-            assert flat[before + 1] == token
-            assert positions[before] == len(prompt) + step - 1
+            assert tokens[layout.own[index, step]] == token
+            assert layout.predictors[index, step] == layout.own[index, step] - 1
     assert layout.useful == sum(len(prompt) + len(completion) for prompt, completion in documents)
     assert layout.total == layout.ids.numel()
 
 
-@settings(deadline=None)
-@given(documents_of_any_size, st.integers(0, 20))
-def test_packed_documents_keep_apart(documents, slack):
+@given(documents_of_any_size)
+def test_in_a_packed_row_every_token_is_once_and_predicted_from_the_one_before(documents):
     prompts = [prompt for prompt, _ in documents]
     ids, mask = completions([completion for _, completion in documents], PAD)
-    sizes = [len(prompt) + len(completion) for prompt, completion in documents]
-    layout = packed(prompts, ids, mask, pad_id=PAD, capacity=max(sizes) + slack)
-    assert layout.documents is not None
-    for index, size in enumerate(sizes):
-        own = layout.documents == index
-        assert int(own.sum()) == size
-        assert own.any(dim=1).sum() == 1  # never split over rows
-        assert layout.positions[own].tolist() == list(range(size))
-    assert bool((layout.ids[layout.documents == -1] == PAD).all())
-    # First fit wastes less than half: two rows that are at most half full would have shared one.
-    half_empty = (layout.documents >= 0).sum(dim=1) <= (max(sizes) + slack) // 2
-    assert int(half_empty.sum()) <= 1
+    layout = packed(prompts, ids, mask)
+    different = {tuple(prompt) for prompt in prompts}
+    assert layout.useful == layout.total == layout.ids.numel() == sum(map(len, different)) + int(mask.sum())
+    tokens, positions = layout.ids[0].tolist(), layout.positions[0].tolist()
+    for index, (prompt, completion) in enumerate(documents):
+        before = [int(place) for place in layout.predictors[index, : len(completion)]]
+        own = [int(place) for place in layout.own[index, : len(completion)]]
+        assert [tokens[place] for place in own] == completion == layout.labels[index, : len(completion)].tolist()
+        assert [positions[place] for place in own] == [len(prompt) + step for step in range(len(completion))]
+        for step, place in enumerate(before):
+            assert tokens[place] == (prompt[-1] if step == 0 else completion[step - 1])
+            assert positions[place] == len(prompt) + step - 1
+        assert tokens[layout.last[index]] == (prompt + completion)[-1]
+
+
+@given(documents_of_any_size)
+def test_the_blocks_of_attention_hold_every_document_whole_and_nothing_else(documents):
+    prompts = [prompt for prompt, _ in documents]
+    ids, mask = completions([completion for _, completion in documents], PAD)
+    layout = packed(prompts, ids, mask)
+    spans = layout.spans
+    assert spans is not None
+    tokens, sizes = layout.ids[0], [count * width for count, width in spans.shapes]
+    lines = [
+        line for part, shape in zip(spans.tokens.split(sizes), spans.shapes, strict=True) for line in part.view(shape)
+    ]
+    texts = sorted((prompt + completion for prompt, completion in documents), key=lambda text: -len(text))
+    found = [tokens[line[: len(text)]].tolist() for line, text in zip(lines, texts, strict=True)]
+    assert sorted(found) == sorted(texts)
+    # Every position is found at its place, and each further copy where `repeats` says.
+    assert spans.tokens[spans.places].tolist() == list(range(layout.total))
+    assert len(spans.places) + len(spans.repeats) == sum(map(len, texts))
+    assert not set(spans.places.tolist()) & set(spans.repeats.tolist())
+    for block, (count, width) in zip(spans.tokens.split(sizes), spans.shapes, strict=True):
+        assert len(block) == count * width
+    assert sum(sizes) <= 1.5 * sum(map(len, texts))  # a block's shortest has two thirds of its longest
 
 
 def test_more_padding_changes_only_the_padding():
@@ -158,15 +190,12 @@ def test_shapes_must_agree():
         padded([[1], [2]], ids, mask, pad_id=PAD)
 
 
-def test_document_longer_than_a_row_is_refused():
-    ids, mask = completions([[4, 5]], PAD)
-    with pytest.raises(ValueError, match="3 tokens was to go into rows of 2"):
-        packed([[1]], ids, mask, pad_id=PAD, capacity=2)
-
-
 def test_moving_keeps_everything():
     ids, mask = completions([[4], [5, 6]], PAD)
-    layout = packed([[1], [2]], ids, mask, pad_id=PAD, capacity=9)
+    layout = packed([[1], [2]], ids, mask)
     moved = layout.to("meta")
-    assert moved.ids.device.type == moved.documents.device.type == moved.mask.device.type == "meta"
+    assert moved.spans is not None
+    assert {tensor.device.type for tensor in (moved.ids, moved.mask, moved.spans.tokens, moved.spans.places)} == {
+        "meta"
+    }
     assert (moved.useful, moved.total) == (layout.useful, layout.total)

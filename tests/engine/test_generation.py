@@ -15,8 +15,8 @@ LARGEST_U = float(torch.nextafter(torch.tensor(1.0, dtype=torch.float64), torch.
 
 def test_each_id_owns_its_interval():
     # Probabilities 1/2, 1/4, 1/4: the cumulative sums are 1/2, 3/4, 1, and u = 1/2 belongs to the second id.
-    logits = torch.tensor([[0.5, 0.25, 0.25]]).log()
-    chosen = [int(sample_ids(logits, torch.tensor([u]))) for u in (0.0, 0.499, 0.5, 0.749, 0.75, 0.999)]
+    probabilities = torch.tensor([[0.5, 0.25, 0.25]])
+    chosen = [int(sample_ids(probabilities, torch.tensor([u]))) for u in (0.0, 0.499, 0.5, 0.749, 0.75, 0.999)]
     assert chosen == [0, 0, 1, 1, 2, 2]
 
 
@@ -27,17 +27,17 @@ def test_each_id_owns_its_interval():
     st.one_of(st.just(0.0), st.just(LARGEST_U), st.floats(0, 1, exclude_max=True)),
 )
 def test_no_id_of_probability_zero_and_no_index_past_the_end(logits, u):
-    row = torch.tensor([logits])
-    chosen = int(sample_ids(row, torch.tensor([u], dtype=torch.float64)))
+    probabilities = torch.softmax(torch.tensor([logits]), dim=1)
+    chosen = int(sample_ids(probabilities, torch.tensor([u], dtype=torch.float64)))
     assert 0 <= chosen < len(logits)
-    assert torch.softmax(row, dim=1)[0, chosen] > 0
+    assert probabilities[0, chosen] > 0
 
 
 def test_frequencies_are_the_probabilities():
     # 40,000 stratified uniforms: each count is exact to one draw per border.
     probabilities = torch.tensor([0.1, 0.0, 0.6, 0.3])
     u = (torch.arange(40_000, dtype=torch.float64) + 0.5) / 40_000
-    counts = torch.bincount(sample_ids(probabilities.log().expand(40_000, 4), u), minlength=4)
+    counts = torch.bincount(sample_ids(probabilities.expand(40_000, 4), u), minlength=4)
     assert (counts - torch.tensor([4000, 0, 24_000, 12_000])).abs().max() <= 1
 
 
@@ -79,6 +79,35 @@ def test_rows_that_leave_do_not_disturb_the_others():
         alone = generate(policy, [[1]], u=u[row : row + 1], eos_id=0, pad_id=2, sampling=Sampling())
         length = int(together.mask[row].sum())
         assert alone.ids[0].tolist() == together.ids[row, :length].tolist()
+
+
+class Unrefillable:
+    """A decoder that cannot take new prompts, as those on transformers' cache."""
+
+    def __init__(self, decoder):
+        self._decoder = decoder
+        self.step, self.keep = decoder.step, decoder.keep
+
+    @property
+    def logits(self):
+        return self._decoder.logits
+
+
+@pytest.mark.parametrize("slots", [1, 3, 7, 39, 40])
+@pytest.mark.parametrize("refillable", [True, False])
+def test_rows_that_wait_write_what_they_would_have_written_at_once(slots, refillable, monkeypatch):
+    policy = TabularPolicy((0.2, 0.5, 0.3))
+    prompts = [[1] * (1 + row % 5) for row in range(40)]
+    u = uniforms(0, 0, list(range(40)), [0] * 40, 6)
+    at_once = generate(policy, prompts, u=u, eos_id=0, pad_id=2, sampling=Sampling())
+    if not refillable:
+        monkeypatch.setattr(policy, "decoder", lambda some: Unrefillable(TabularPolicy.decoder(policy, some)))
+    in_turn = generate(policy, prompts, u=u, eos_id=0, pad_id=2, sampling=Sampling(), slots=slots)
+    assert torch.equal(in_turn.ids, at_once.ids)
+    assert torch.equal(in_turn.mask, at_once.mask)
+    assert torch.equal(in_turn.logprobs, at_once.logprobs)
+    assert in_turn.finish == at_once.finish
+    assert {"eos", "length"} == set(at_once.finish)
 
 
 def test_a_prompt_that_fills_the_context_is_refused():

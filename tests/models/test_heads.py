@@ -12,10 +12,11 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def both_layouts(documents, pad_id=0):
+def layouts_of(model, documents, pad_id=0):
     prompts, replies = documents
     ids, mask = completions(replies, pad_id)
-    return padded(prompts, ids, mask, pad_id=pad_id), packed(prompts, ids, mask, pad_id=pad_id, capacity=120)
+    one_each = padded(prompts, ids, mask, pad_id=pad_id)
+    return [one_each, packed(prompts, ids, mask)] if model.supports_packing else [one_each]
 
 
 def states_of(trunk, tokens):
@@ -27,7 +28,7 @@ def states_of(trunk, tokens):
 @torch.no_grad()
 def test_last_token_scores_by_hand(name, causal, documents):
     model = RewardModel.on(causal(name), pooling="last", generator=generator())
-    for layout in both_layouts(documents):
+    for layout in layouts_of(model, documents):
         for row, (prompt, reply) in enumerate(zip(*documents, strict=True)):
             expected = states_of(model.trunk, prompt + reply)[-1] @ model.head
             torch.testing.assert_close(model.scores(layout)[row], expected, atol=1e-5, rtol=0)
@@ -36,7 +37,7 @@ def test_last_token_scores_by_hand(name, causal, documents):
 @torch.no_grad()
 def test_mean_scores_are_over_the_completion_alone(causal, documents):
     model = RewardModel.on(causal(), pooling="mean", generator=generator())
-    for layout in both_layouts(documents):
+    for layout in layouts_of(model, documents):
         for row, (prompt, reply) in enumerate(zip(*documents, strict=True)):
             own = states_of(model.trunk, prompt + reply)[len(prompt) :]
             expected = own.mean(dim=0) @ model.head if reply else torch.tensor(0.0)
@@ -66,7 +67,7 @@ def test_stop_token_is_part_of_what_is_scored(causal):
 @torch.no_grad()
 def test_calibration_shares_weights_and_replaces_itself(causal, documents):
     model = RewardModel.on(causal(), pooling="last", generator=generator())
-    layout, _ = both_layouts(documents)
+    layout, *_ = layouts_of(model, documents)
     raw = model.scores(layout)
     calibrated = model.calibrated(2.0, -1.0)
     torch.testing.assert_close(calibrated.scores(layout), 2 * raw - 1)
@@ -100,7 +101,7 @@ def test_head_has_the_spread_it_claims(causal):
 
 def test_trunks_are_copies(causal, documents):
     lm = causal()
-    layout, _ = both_layouts(documents)
+    layout, *_ = layouts_of(lm, documents)
     reward = RewardModel.on(lm, pooling="last", generator=generator())
     critic = Critic.on(lm, generator=generator())
     before = [module.detach().clone() for module in (reward.scores(layout), critic.values(layout))]
@@ -115,7 +116,7 @@ def test_trunks_are_copies(causal, documents):
 def test_values_by_hand(causal, documents):
     critic = Critic.on(causal(), generator=generator())
     critic.bias.fill_(0.25)
-    for layout in both_layouts(documents):
+    for layout in layouts_of(critic, documents):
         values = critic.values(layout)
         assert values.shape == layout.mask.shape
         assert bool((values[~layout.mask] == 0).all())
