@@ -11,8 +11,8 @@ demo: $(VENV)/.installed
 	$(BIN)/palate demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check palate tests examples
-	$(BIN)/ruff check palate tests examples
+	$(BIN)/ruff format --check palate tests bench examples
+	$(BIN)/ruff check palate tests bench examples
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest

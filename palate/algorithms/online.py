@@ -54,6 +54,11 @@ class Online:
     batch: int = Field(64, ge=1, description="prompts an iteration")
     samples: int = Field(1, ge=1, description="completions a prompt")
     max_new_tokens: int = Field(64, ge=1, description="longest completion, EOS included")
+    slots: int | None = Field(
+        None,
+        ge=1,
+        description="rows decoded at a time, the others taking the places of those that end; all at once unless set",
+    )
     learning_rate: float = Field(1e-4, gt=0, description="the policy's peak learning rate")
     sampling: Sampling = Field(default_factory=Sampling, description="temperature; it holds in every log-probability")
     shaping: Shaping = Field(default_factory=Shaping, description="from a judge's number to the score")
@@ -208,6 +213,7 @@ class OnlineLoop:
             eos_id=self.codec.eos_id,
             pad_id=self.codec.pad_id,
             sampling=settings.sampling,
+            slots=settings.slots,
         )
         device = generated.ids.device
         return Rollout(

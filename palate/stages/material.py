@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from palate import testbed
@@ -277,42 +276,22 @@ def sample(
     rows: Sequence[int],
     length: int,
     sampling: Sampling,
-    batch: int = 128,
+    slots: int = 128,
 ) -> tuple[Completions, Generated]:
-    """One completion for each (row, sample): row indexes `prompts`, and the numbers drawn depend on the two alone."""
+    """One completion for each (row, sample), `slots` at a time: row indexes `prompts`, and the numbers drawn depend on
+    the two alone."""
     ids = [tuple(loaded.chat.encode_prompt(prompts[row])) for row in rows]
-    parts = []
-    for start in range(0, len(rows), batch):
-        some = slice(start, start + batch)
-        u = uniforms(seed, 0, rows[some], samples[some], length)
-        parts.append(
-            generate(
-                loaded.model,
-                ids[some],
-                u=u,
-                eos_id=loaded.chat.eos_id,
-                pad_id=loaded.chat.pad_id,
-                sampling=sampling,
-            )
-        )
-    drawn = _joined(parts, loaded.chat.pad_id)
+    drawn = generate(
+        loaded.model,
+        ids,
+        u=uniforms(seed, 0, rows, samples, length),
+        eos_id=loaded.chat.eos_id,
+        pad_id=loaded.chat.pad_id,
+        sampling=sampling,
+        slots=slots,
+    )
     texts = tuple(
         loaded.chat.decode(row[:count].tolist())
         for row, count in zip(drawn.ids, drawn.mask.sum(dim=1).tolist(), strict=True)
     )
     return Completions(tuple(prompts[row] for row in rows), tuple(ids), drawn.ids, drawn.mask, texts), drawn
-
-
-def _joined(parts: Sequence[Generated], pad_id: int) -> Generated:
-    width = max(part.ids.shape[1] for part in parts)
-
-    def widened(tensors: Sequence[torch.Tensor], value: float) -> torch.Tensor:
-        pads = [torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=value) for tensor in tensors]
-        return torch.cat(pads)
-
-    return Generated(
-        widened([part.ids for part in parts], pad_id),
-        widened([part.mask for part in parts], False),
-        widened([part.logprobs for part in parts], 0.0),
-        tuple(finish for part in parts for finish in part.finish),
-    )
