@@ -114,9 +114,10 @@ class RunDirectory:
         """Forgets a stage's record and figures and moves its directory to STAGE.1, .2, …; returns where."""
         record, summary = self.record, self.summary
         figures = record["stages"].pop(stage, {}).get("verdict", {}).get("figures", {})
-        _write(self.path / RUN, record)
         gone = {key for key in summary if key.startswith(f"{stage}/")} | {f"seconds/{stage}", *figures}
+        # The record last: while it stands, a process that was killed here begins anew here.
         _write(self.path / SUMMARY, {key: figure for key, figure in summary.items() if key not in gone})
+        _write(self.path / RUN, record)
         directory = self.path / stage
         return _number(directory) if directory.exists() else None
 

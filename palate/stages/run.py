@@ -245,6 +245,10 @@ def _do(context: Context, step: Step) -> None:
         "figures": outcome.figures,
         "reasons": list(outcome.concerns),
     }
+    # The evaluation's figures are about alignment, and say so in their names.
+    named = {name if "/" in name else f"{step.stage}/{name}": value for name, value in outcome.figures.items()}
+    # Before the stage counts as done: what is done is reused, and its figures would never be written.
+    directory.summarise(named | {f"seconds/{step.stage}": seconds})
     directory.update_stage(
         step.stage,
         status="done",
@@ -253,9 +257,6 @@ def _do(context: Context, step: Step) -> None:
         verdict=verdict,
         files=_files(context, step.stage),
     )
-    # The evaluation's figures are about alignment, and say so in their names.
-    named = {name if "/" in name else f"{step.stage}/{name}": value for name, value in outcome.figures.items()}
-    directory.summarise(named | {f"seconds/{step.stage}": seconds})
     told = _TOLD[step.stage](outcome.figures)
     context.say(f"{step.stage} done in {seconds:.0f} s{': ' if told else ''}{told}.")
     for concern in outcome.concerns:

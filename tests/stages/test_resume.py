@@ -18,6 +18,7 @@ import pytest
 from palate.engine.files import file_sha256
 from palate.recipe import load_recipe
 from palate.stages.calls import Quiet
+from palate.stages.directory import RunDirectory
 from palate.stages.run import execute
 
 PATIENCE_SECONDS = 600
@@ -184,6 +185,23 @@ def test_killed_in_every_stage(finished, longer, start, tmp_path):
 def test_killed_at_any_operation(finished, start, tmp_path, last):
     assert start("run", finished.recipe, "--runs", tmp_path, last=last).wait() == -signal.SIGKILL
     assert start("run", finished.recipe, "--runs", tmp_path).wait() == 0
+    same(tmp_path / "tiny", finished.run)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "align", "evaluate"])
+def test_no_stage_is_done_before_its_figures_are_written(finished, tmp_path, monkeypatch, stage):
+    summarise = RunDirectory.summarise
+
+    def killed(directory, figures):
+        if f"seconds/{stage}" in figures:
+            raise KeyboardInterrupt
+        summarise(directory, figures)
+
+    monkeypatch.setattr(RunDirectory, "summarise", killed)
+    with pytest.raises(KeyboardInterrupt):
+        execute(load_recipe(finished.recipe), watch=lambda _: Quiet(), say=lambda _: None, root=tmp_path)
+    monkeypatch.undo()
+    execute(load_recipe(finished.recipe), watch=lambda _: Quiet(), say=lambda _: None, root=tmp_path)
     same(tmp_path / "tiny", finished.run)
 
 
