@@ -64,6 +64,20 @@ class _RoomyLayer(DynamicLayer):
         self._value_room[:, :, : values.shape[2]] = values
 
 
+def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """The different prompts among B, padded on the left: ids [D, W], lengths [D], and which of them each row has [B].
+
+    Several completions of one prompt read it once, and what was read is copied.
+    """
+    places = {prompt: row for row, prompt in enumerate(dict.fromkeys(tuple(prompt) for prompt in prompts))}
+    width = max(map(len, places))
+    ids = torch.zeros((len(places), width), dtype=torch.long)
+    for prompt, row in places.items():
+        ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
+    lengths = torch.tensor([len(prompt) for prompt in places])
+    return ids, lengths, torch.tensor([places[tuple(prompt)] for prompt in prompts])
+
+
 class CachedDecoder:
     """Decodes B prompts in one batch on transformers' cache of keys and values.
 
@@ -88,21 +102,13 @@ class CachedDecoder:
         plain = [type(layer) is DynamicLayer for layer in self._cache.layers]
         layers = zip(self._cache.layers, plain, strict=True)
         self._cache.layers = [_RoomyLayer() if is_plain else layer for layer, is_plain in layers]
-        # Several completions of one prompt: it is read once, and its row of the cache copied.
-        different = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
-        width = max(len(prompt) for prompt in different)
-        ids = torch.zeros((len(different), width), dtype=torch.long)
-        attended = torch.zeros((len(different), width), dtype=torch.bool)
-        for row, prompt in enumerate(different):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-            attended[row, width - len(prompt) :] = True
-        self._attended = attended.to(device)
+        ids, lengths, which = left_padded(prompts)
+        self._attended = (torch.arange(ids.shape[1]) >= ids.shape[1] - lengths[:, None]).to(device)
         positions = (self._attended.cumsum(dim=1) - 1).clamp(min=0)
         self._next_position = positions[:, -1] + 1
         self.logits = self._read(ids.to(device), positions)
-        if len(different) < len(prompts):
-            row_of = {prompt: row for row, prompt in enumerate(different)}
-            self.keep(torch.tensor([row_of[tuple(prompt)] for prompt in prompts], device=device))
+        if len(ids) < len(prompts):
+            self.keep(which.to(device))
 
     def step(self, ids: Tensor) -> None:
         """Appends one token a row, `ids [B]`, and renews `logits`."""

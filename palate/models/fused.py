@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from transformers import PreTrainedModel
 
+from palate.models.decoder import left_padded
 from palate.models.norm import rms_norm
 
 SHAPES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
@@ -173,22 +174,15 @@ class FusedDecoder:
     @torch.no_grad()
     def replace(self, rows: Tensor, prompts: Sequence[Sequence[int]]) -> None:
         """Forgets the rows that `rows [B']` names and lets one prompt take each, read and ready for its first token."""
-        # Several completions of one prompt: it is read once, and what was read is copied.
-        different = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
-        width = max(map(len, different))
+        ids, lengths, which = (numbers.to(rows.device) for numbers in left_padded(prompts))
+        width = ids.shape[1]
         if width > self._next:
             self._make_room(width + ROOM, next_column=width)
-        ids = torch.zeros((len(different), width), dtype=torch.long)
-        lengths = torch.tensor([len(prompt) for prompt in different])
-        for row, prompt in enumerate(different):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
-        keys, values, logits = self._read(ids.to(rows.device), lengths.to(rows.device))
-        place = {prompt: row for row, prompt in enumerate(different)}
-        which = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=rows.device)
+        keys, values, logits = self._read(ids, lengths)
         columns = slice(self._next - width, self._next)
         self._keys[:, rows, :, columns] = keys[:, which]
         self._values[:, rows, :, columns] = values[:, which]
-        self._starts[rows] = self._next - lengths.to(rows.device)[which]
+        self._starts[rows] = self._next - lengths[which]
         self.logits[rows] = logits[which]
 
     def _read(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from palate.algorithms.measures import clearly_negative
-from palate.algorithms.online import LoopState, Online, OnlineLoop, occurrences
+from palate.algorithms.online import LoopState, Online, OnlineLoop, balanced, occurrences
 from palate.algorithms.policies import KL, PPO
 from palate.algorithms.shaping import Shaping
 from palate.engine.generation import Sampling
@@ -210,3 +212,21 @@ def test_the_order_of_shaping():
     known = moments(torch.tensor([1.0, 3.0]), torch.ones(2, dtype=torch.bool))
     shaped = shaping.shape(torch.tensor([9.0, 3.0]), torch.tensor([False, True]), known)
     assert shaped.tolist() == [4.0, 1.0]
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=60), st.integers(1, 8))
+def test_minibatches_hold_every_row_once_and_like_many_rows_and_tokens(sizes, parts):
+    parts, lengths = min(parts, len(sizes)), torch.tensor(sizes)
+    hands = balanced(torch.arange(len(sizes)), lengths, parts)
+    assert sorted(row for hand in hands for row in hand.tolist()) == list(range(len(sizes)))
+    counts = [len(hand) for hand in hands]
+    assert len(counts) == parts and max(counts) - min(counts) <= 1
+    # Each deal hands out neighbours in length, so what two hands differ by telescopes to the longest row at most.
+    tokens = [int(lengths[hand].sum()) for hand in hands]
+    assert max(tokens) - min(tokens) <= 2 * max(sizes)
+
+
+def test_chance_decides_between_rows_of_one_length():
+    orders = [torch.randperm(40, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    first, second = (balanced(order, torch.full((40,), 7), 4)[0].tolist() for order in orders)
+    assert set(first) != set(second)
