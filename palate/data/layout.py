@@ -57,10 +57,20 @@ class Layout:
     useful: int  # real tokens among the R·L positions
     total: int  # R·L
 
+    @property
+    def predicting(self) -> Tensor:
+        """Flat indices [N] of the positions that predict the N real completion tokens, in the order of `mask`."""
+        return self.predictors[self.mask]
+
     def to(self, device: torch.device | str) -> Layout:
         """The same layout with its tensors on `device`."""
         spans = None if self.spans is None else _moved(self.spans, device)
         return replace(_moved(self, device), spans=spans)
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Values [N] of the N real tokens, laid out as [B, T] with 0 where masked."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
 def completions(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

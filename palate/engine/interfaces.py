@@ -7,7 +7,7 @@ through one of these.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -67,8 +67,9 @@ class LanguageModel(Protocol):
         """The weight [V, H] when `logits(h)` is exactly `h @ weight.T`; None when it is anything more."""
         ...
 
-    def hidden(self, layout: Layout) -> Tensor:
-        """Hidden states of every position of the layout, [R, L] → [R·L, H]."""
+    def hidden(self, layout: Layout, read: Tensor | None = None) -> Tensor:
+        """Hidden states [K, H] at the flat positions `read [K]` of the layout; [R·L, H] at all of them unless
+        given."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -118,6 +119,30 @@ class Completions:
     mask: Tensor
     texts: tuple[str, ...]
 
+    def row(self, index: int) -> Completions:
+        """One completion alone, without its padding."""
+        length = int(self.mask[index].sum())
+        return Completions(
+            (self.prompts[index],),
+            (self.prompt_ids[index],),
+            self.ids[index : index + 1, :length],
+            self.mask[index : index + 1, :length],
+            (self.texts[index],),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge says of B completions.
+
+    `parts` are the numbers [B] that the `scores [B]` were made of, by name. `dense [B, T]` is how much of its score
+    each token earned, 0 where masked; the rest of the score is earned with the last token. None where all of it is.
+    """
+
+    scores: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    dense: Tensor | None = None
+
 
 class ValueFunction(Protocol):
     """A critic."""
@@ -130,7 +155,7 @@ class ValueFunction(Protocol):
     def values(self, layout: Layout, hidden: Tensor) -> Tensor:
         """The return expected before each completion token, [B, T], 0 where masked.
 
-        `hidden [R·L, H]` are the policy's hidden states of the same layout; a critic with its own trunk leaves them.
+        `hidden [N, H]` are the policy's states at `layout.predicting`; a critic with its own trunk leaves them.
         """
         ...
 
@@ -163,4 +188,22 @@ class Reward(Protocol):
 
     def score(self, completions: Completions) -> Tensor:
         """One finite number a completion, [B]."""
+        ...
+
+
+@runtime_checkable
+class DetailedReward(Protocol):
+    """A judge that can say more of a completion than its score."""
+
+    @property
+    def name(self) -> str:
+        """What its scores are called in the metrics."""
+        ...
+
+    def judge(self, completions: Completions) -> Judgement:
+        """Scores with what they were made of, or with what each token earned."""
+        ...
+
+    def score(self, completions: Completions) -> Tensor:
+        """The judgement's scores alone, [B]."""
         ...

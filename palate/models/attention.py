@@ -42,16 +42,25 @@ def attend(
     if spans is None:
         others |= {"scaling": scaling, "sliding_window": sliding_window}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **others)
-    by_position = [states[0].transpose(0, 1) for states in (query, key, value)]
+    joined = torch.cat([states[0].transpose(0, 1) for states in (query, key, value)], dim=1)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    sizes = [documents * width for documents, width in spans.shapes]
-    queries, keys, values = (_Unpacked.apply(states, spans).split(sizes) for states in by_position)
-    mixed = [
-        _within(*(states.unflatten(0, shape).transpose(1, 2) for states in block), window=sliding_window, scale=scale)
-        for shape, *block in zip(spans.shapes, queries, keys, values, strict=True)
-    ]
-    together = torch.cat([states.transpose(1, 2).flatten(0, 1) for states in mixed])
-    return _Repacked.apply(together, spans).unsqueeze(0), None
+    mixed = attend_within(joined, spans, queries=query.shape[1], scale=scale, window=sliding_window)
+    return mixed.unflatten(1, (-1, query.shape[-1])).unsqueeze(0), None
+
+
+def attend_within(joined: Tensor, spans: Spans, *, queries: int, scale: float, window: int | None) -> Tensor:
+    """Causal attention within documents: joined [N, queries + 2·keys, d] → [N, queries·d].
+
+    The heads of queries come first, then those of keys, then as many of values.
+    """
+    keys = (joined.shape[1] - queries) // 2
+    blocks = _Unpacked.apply(joined, spans).split([documents * width for documents, width in spans.shapes])
+    mixed = []
+    for shape, block in zip(spans.shapes, blocks, strict=True):
+        parts = block.unflatten(0, shape).split([queries, keys, keys], dim=2)
+        found = _within(*(part.transpose(1, 2) for part in parts), window=window, scale=scale)
+        mixed.append(found.transpose(1, 2).flatten(2).flatten(0, 1))
+    return _Repacked.apply(torch.cat(mixed) if len(mixed) > 1 else mixed[0], spans)
 
 
 def _within(query: Tensor, key: Tensor, value: Tensor, *, window: int | None, scale: float) -> Tensor:

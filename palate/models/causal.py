@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 
 from palate.data.layout import Layout
 from palate.errors import ModelError
+from palate.models.blocks import fits
 from palate.models.decoder import CachedDecoder, RecomputingDecoder
-from palate.models.fused import FusedDecoder, fits
-from palate.models.trunk import PROBE, enable_packing, gap, model_inputs, prepared, trunk_states
+from palate.models.fused import FusedDecoder
+from palate.models.trunk import PROBE, Reading, gap, model_inputs, prepared, reading_of, trunk_states
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class CausalLM(nn.Module):
         self.model = prepared(model)
         self.vocabulary = model.config.vocab_size if vocabulary is None else vocabulary
         self.context: int | None = getattr(model.config, "max_position_embeddings", None)
-        self.supports_packing = enable_packing(self.trunk)
+        self.reading: Reading = reading_of(self.trunk)
+        self.supports_packing = self.reading != "padded"
         self._transform = _logit_transform(model.config)
         self._separable = self._caches = True
         self._fuses = fits(self.trunk)
@@ -66,11 +68,13 @@ class CausalLM(nn.Module):
         weight, bias = self._head()
         return weight if self._separable and self._transform is None and bias is None else None
 
-    def hidden(self, layout: Layout) -> Tensor:
-        """Hidden states of every position of the layout, [R, L] → [R·L, H]."""
+    def hidden(self, layout: Layout, read: Tensor | None = None) -> Tensor:
+        """Hidden states [K, H] at the flat positions `read [K]` of the layout; [R·L, H] at all of them unless
+        given."""
         if self._separable:
-            return trunk_states(self.trunk, layout)
-        return self.model(**model_inputs(layout)).logits[..., : self.vocabulary].flatten(0, 1)
+            return trunk_states(self.trunk, layout, self.reading, read)
+        logits = self.model(**model_inputs(layout)).logits[..., : self.vocabulary].flatten(0, 1)
+        return logits if read is None else logits.index_select(0, read)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the next token, [N, H] → [N, V]."""

@@ -19,8 +19,8 @@ class HiddenStates(Protocol):
 
     context: int | None
 
-    def hidden(self, layout: Layout) -> Tensor:
-        """Hidden states of every position, [R, L] → [R·L, H]."""
+    def hidden(self, layout: Layout, read: Tensor | None = None) -> Tensor:
+        """Hidden states [K, H] at the flat positions `read [K]`."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -167,4 +167,4 @@ class RecomputingDecoder:
     def _read(self) -> Tensor:
         ids, mask = completions([[] for _ in self._documents], pad_id=0)
         layout = padded(self._documents, ids, mask, pad_id=0).to(self._device)
-        return self._model.logits(self._model.hidden(layout)[layout.last])
+        return self._model.logits(self._model.hidden(layout, layout.last))

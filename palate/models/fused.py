@@ -1,7 +1,6 @@
-"""Decoding for models of Llama's shape (Llama, Mistral, Qwen 2 and 3) with weights laid out for it.
+"""Decoding for models of Llama's shape: the layers of `blocks`, laid out once, and one block of memory as cache.
 
-Queries, keys and values come from one product, and so do the gate and its partner; the cache is one block of memory
-that is written in place, and rows that have ended make room for new prompts. The arithmetic is that of
+The cache is written in place, and rows that have ended make room for new prompts. The arithmetic is that of
 transformers' own modules, in another order: `CausalLM` compares the two when it wraps a model.
 """
 
@@ -9,101 +8,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention, silu
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
+from palate.models.blocks import Block, Heads, rotations
 from palate.models.decoder import left_padded
 from palate.models.norm import rms_norm
-
-SHAPES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
-
-# Rotary tables that depend on positions alone, and not on how long the text has become.
-ROTARY = ("default", "linear", "llama3", "yarn")
-
+from palate.ops.masking import at_least_float32
 
 # Columns set aside beyond those in use.
 ROOM = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Linear:
-    """A weight [out, in] and perhaps a bias [out]."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """States [N, in] → [N, out]."""
-        return linear(states, self.weight, self.bias)
-
-    @classmethod
-    def joined(cls, *layers: nn.Linear) -> Linear:
-        """Several layers that read the same input, as one."""
-        weights = [layer.weight.detach() for layer in layers]
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        return cls(torch.cat(weights) if len(layers) > 1 else weights[0], torch.cat(biases) if biases else None)
-
-
-@dataclass(frozen=True, eq=False)
-class Norm:
-    """Root-mean-square normalisation."""
-
-    weight: Tensor
-    epsilon: float
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """The last dimension normalised."""
-        return rms_norm(states, self.weight, self.epsilon)
-
-    @classmethod
-    def of(cls, module: Any) -> Norm:
-        """The weight and ε of a transformers module."""
-        return cls(module.weight.detach(), module.variance_epsilon)
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """One layer's weights."""
-
-    before_attention: Norm
-    projections: Linear  # queries, keys and values of all heads
-    query_norm: Norm | None
-    key_norm: Norm | None
-    output: Linear
-    before_gate: Norm
-    gates: Linear
-    down: Linear
-
-    @classmethod
-    def of(cls, layer: Any) -> Block:
-        """From a transformers layer."""
-        attention, gate = layer.self_attn, layer.mlp
-        return cls(
-            Norm.of(layer.input_layernorm),
-            Linear.joined(attention.q_proj, attention.k_proj, attention.v_proj),
-            Norm.of(attention.q_norm) if hasattr(attention, "q_norm") else None,
-            Norm.of(attention.k_norm) if hasattr(attention, "k_norm") else None,
-            Linear.joined(attention.o_proj),
-            Norm.of(layer.post_attention_layernorm),
-            Linear.joined(gate.gate_proj, gate.up_proj),
-            Linear.joined(gate.down_proj),
-        )
-
-
-def fits(trunk: PreTrainedModel) -> bool:
-    """Whether a model has the shape that this file decodes: no adapters, no sliding windows, plain rotary positions."""
-    if type(trunk).__name__ not in SHAPES:
-        return False
-    config, rotary = trunk.config, getattr(trunk, "rotary_emb", None)
-    windows = getattr(config, "layer_types", None) or []
-    sliding = "sliding_attention" in windows or (not windows and getattr(config, "sliding_window", None) is not None)
-    plain = all(type(module) is nn.Linear for name, module in trunk.named_modules() if name.endswith("_proj"))
-    return plain and not sliding and config.hidden_act == "silu" and getattr(rotary, "rope_type", None) in ROTARY
 
 
 class FusedDecoder:
@@ -114,6 +32,7 @@ class FusedDecoder:
     weights are those of the moment the decoder was made.
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         trunk: PreTrainedModel,
@@ -121,20 +40,15 @@ class FusedDecoder:
         prompts: Sequence[Sequence[int]],
         context: int | None,
     ):
-        layers: Any = trunk.layers
         self._trunk: Any = trunk
         self._project = logits
         self._last_position = sys.maxsize if context is None else context - 1
-        self._blocks = [Block.of(layer) for layer in layers]
-        self._norm = Norm.of(trunk.norm)
-        attention = layers[0].self_attn
-        self._size, self._scale = attention.head_dim, attention.scaling
-        self._queries = trunk.config.num_attention_heads
-        self._heads = trunk.config.num_key_value_heads
-        self._cosine = self._sine = torch.empty(0)
+        self._heads = Heads.of(trunk)
+        self._blocks = [Block.of(layer, self._heads) for layer in self._trunk.layers]
+        self._turns = torch.empty(0)
         self._next = max(map(len, prompts))  # the column that comes next
         self._starts = torch.zeros(len(prompts), dtype=torch.long, device=trunk.device)  # each row's first column
-        shape = (len(self._blocks), len(prompts), self._heads, self._next + ROOM, self._size)
+        shape = (len(self._blocks), len(prompts), self._heads.keys, self._next + ROOM, self._heads.size)
         # Zeros, not whatever the memory held: a NaN in a column that is masked would still be one.
         self._keys, self._values = (torch.zeros(shape, dtype=trunk.dtype, device=trunk.device) for _ in range(2))
         vocabulary = logits(torch.zeros((1, trunk.config.hidden_size), dtype=trunk.dtype, device=trunk.device)).shape[1]
@@ -149,22 +63,22 @@ class FusedDecoder:
         column = self._next
         first = int(self._starts.min())
         positions = (column - self._starts).clamp(max=self._last_position)
-        seen = torch.arange(first, column + 1, device=ids.device) >= self._starts[:, None]
+        hidden = torch.arange(first, column + 1, device=ids.device) < self._starts[:, None]
+        # Added to the products; torch would make it anew from booleans in each layer.
+        mask = torch.zeros_like(hidden, dtype=self._keys.dtype).masked_fill_(hidden, -torch.inf)[:, None, None]
         rotation = self._rotation(positions)
         states = self._trunk.embed_tokens.weight[ids]
         for block, keys, values in zip(self._blocks, self._keys, self._values, strict=True):
-            query, key, value = self._attended(block, states, rotation)
+            query, key, value = self._split(block.attended(states, rotation, self._heads))
             keys[:, :, column], values[:, :, column] = key, value
-            mixed = scaled_dot_product_attention(
-                query.unflatten(1, (self._heads, -1)),  # the queries that share a head's keys, as so many positions
-                keys[:, :, first : column + 1],
-                values[:, :, first : column + 1],
-                attn_mask=seen[:, None, None],
-                scale=self._scale,
-            )
-            states = self._mixed(block, states, mixed.flatten(1))
+            # The queries that share a head's keys stand as so many positions, [B, keys, queries/keys, d].
+            likeness = query.unflatten(1, (self._heads.keys, -1)) @ keys[:, :, first : column + 1].transpose(2, 3)
+            likeness = at_least_float32(likeness).mul_(self._heads.scale).add_(mask)
+            weights = torch.softmax(likeness, dim=-1).to(values.dtype)
+            mixed = weights @ values[:, :, first : column + 1]
+            states = block.mixed(states, mixed.flatten(1))
         self._next += 1
-        self.logits = self._project(self._norm(states))
+        self.logits = self._project(self._normed(states))
 
     def keep(self, rows: Tensor) -> None:
         """Keeps the rows whose indices `rows [B']` names, in that order, and forgets the others."""
@@ -198,41 +112,33 @@ class FusedDecoder:
         all_keys, all_values = [], []
         for block in self._blocks:
             query, key, value = (
-                part.unflatten(0, ids.shape).transpose(1, 2) for part in self._attended(block, states, rotation)
+                part.unflatten(0, ids.shape).transpose(1, 2)
+                for part in self._split(block.attended(states, rotation, self._heads))
             )
             grouped = query.shape[1] != key.shape[1]
             mixed = scaled_dot_product_attention(
-                query, key, value, attn_mask=seen[:, None], scale=self._scale, enable_gqa=grouped
+                query, key, value, attn_mask=seen[:, None], scale=self._heads.scale, enable_gqa=grouped
             )
-            states = self._mixed(block, states, mixed.transpose(1, 2).flatten(0, 1).flatten(1))
+            states = block.mixed(states, mixed.transpose(1, 2).flatten(2).flatten(0, 1))
             all_keys.append(key)
             all_values.append(value)
         last = states.unflatten(0, ids.shape)[:, -1]
-        return torch.stack(all_keys), torch.stack(all_values), self._project(self._norm(last))
+        return torch.stack(all_keys), torch.stack(all_values), self._project(self._normed(last))
 
-    def _attended(self, block: Block, states: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Queries, keys and values [N, heads, d] of states [N, H], the first two turned to their positions."""
-        joined = block.projections(block.before_attention(states)).unflatten(1, (-1, self._size))
-        query, key, value = joined.split([self._queries, self._heads, self._heads], dim=1)
-        if block.query_norm is not None and block.key_norm is not None:
-            query, key = block.query_norm(query), block.key_norm(key)
-        return _turned(query, rotation), _turned(key, rotation), value
+    def _split(self, joined: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of [N, heads, d]."""
+        return joined.split([self._heads.queries, self._heads.keys, self._heads.keys], dim=1)
 
-    def _mixed(self, block: Block, states: Tensor, mixed: Tensor) -> Tensor:
-        """What a layer makes of its input and of what attention [N, heads·d] found."""
-        states = states + block.output(mixed)
-        gate, partner = block.gates(block.before_gate(states)).chunk(2, dim=1)
-        return states + block.down(silu(gate) * partner)
+    def _normed(self, states: Tensor) -> Tensor:
+        return rms_norm(states, self._trunk.norm.weight, self._trunk.norm.variance_epsilon)
 
-    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [N, 1, d/2] of positions [N]."""
+    def _rotation(self, positions: Tensor) -> Tensor:
+        """The turns [N, 1, d/2] of positions [N]."""
         longest = int(positions.max()) + 1
-        if longest > len(self._cosine):
-            every = torch.arange(longest + ROOM, device=positions.device)[None]
-            # The table is asked in the model's type: transformers rounds it so.
-            tables = self._trunk.rotary_emb(self._trunk.embed_tokens.weight, every)
-            self._cosine, self._sine = (table[0, :, None, : self._size // 2].contiguous() for table in tables)
-        return self._cosine[positions], self._sine[positions]
+        if longest > len(self._turns):
+            every = torch.arange(longest + ROOM, device=positions.device)
+            self._turns = rotations(self._trunk, every, self._heads.size)
+        return self._turns[positions]
 
     def _make_room(self, columns: int, next_column: int | None = None) -> None:
         """Moves the cache to one of more columns, without those that no row attends any more."""
@@ -246,9 +152,3 @@ class FusedDecoder:
             new[:, :, :, self._next - held : self._next] = old[:, :, :, first:end]
             setattr(self, name, new)
         self._starts += self._next - end
-
-
-def _turned(states: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions (2104.09864, eq. 34), the first half of each head paired with the second."""
-    (left, right), (cosine, sine) = states.chunk(2, dim=-1), rotation
-    return torch.cat((left * cosine - right * sine, right * cosine + left * sine), dim=-1)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from palate.data.layout import Layout
+from palate.data.layout import Layout, spread
 from palate.models.causal import CausalLM
-from palate.models.trunk import enable_packing, prepared, trunk_states
+from palate.models.trunk import Reading, prepared, reading_of, trunk_states
 
 Pooling = Literal["last", "mean"]
 
@@ -42,7 +42,8 @@ class RewardModel(nn.Module):
         self.pooling: Pooling = pooling
         self.gain = gain
         self.bias = bias
-        self.supports_packing = enable_packing(trunk)
+        self.reading: Reading = reading_of(trunk)
+        self.supports_packing = self.reading != "padded"
 
     @classmethod
     def on(cls, model: CausalLM, *, pooling: Pooling, generator: torch.Generator) -> RewardModel:
@@ -52,12 +53,13 @@ class RewardModel(nn.Module):
 
     def scores(self, layout: Layout) -> Tensor:
         """Scores of the layout's B documents, [B]."""
-        states = trunk_states(self.trunk, layout)
         if self.pooling == "last":
-            pooled = states[layout.last]
+            pooled = trunk_states(self.trunk, layout, self.reading, layout.last)
         else:
-            chosen = torch.where(layout.mask.unsqueeze(2), states[layout.own], 0.0)
-            pooled = chosen.sum(dim=1) / layout.mask.sum(dim=1, keepdim=True).clamp(min=1)
+            states = trunk_states(self.trunk, layout, self.reading, layout.own[layout.mask])
+            documents = layout.mask.nonzero()[:, 0]
+            sums = states.new_zeros((len(layout.mask), states.shape[1])).index_add(0, documents, states)
+            pooled = sums / layout.mask.sum(dim=1, keepdim=True).clamp(min=1)
         return self.gain * _project(pooled, self.head) + self.bias
 
     def calibrated(self, gain: float, bias: float) -> RewardModel:
@@ -80,7 +82,8 @@ class Critic(nn.Module):
         self.trunk = prepared(trunk)
         self.head = nn.Parameter(head)
         self.bias = nn.Parameter(head.new_full((), bias))
-        self.supports_packing = enable_packing(trunk)
+        self.reading: Reading = reading_of(trunk)
+        self.supports_packing = self.reading != "padded"
 
     @classmethod
     def on(cls, model: CausalLM, *, generator: torch.Generator) -> Critic:
@@ -96,7 +99,8 @@ class Critic(nn.Module):
 
     def values(self, layout: Layout, hidden: Tensor | None = None) -> Tensor:
         """Values [B, T], 0 where masked; the policy's hidden states are left aside."""
-        return _values(trunk_states(self.trunk, layout), layout, self.head, self.bias)
+        states = trunk_states(self.trunk, layout, self.reading, layout.predicting)
+        return _values(states, layout, self.head, self.bias)
 
 
 class SharedCritic(nn.Module):
@@ -110,13 +114,13 @@ class SharedCritic(nn.Module):
         self.bias = nn.Parameter(self.head.new_zeros(()))
 
     def values(self, layout: Layout, hidden: Tensor) -> Tensor:
-        """Values [B, T], 0 where masked, from the policy's hidden states [R·L, H] of the same layout."""
+        """Values [B, T], 0 where masked, from the policy's hidden states [N, H] that predict the N real tokens."""
         return _values(hidden, layout, self.head, self.bias)
 
 
 def _values(states: Tensor, layout: Layout, head: Tensor, bias: Tensor) -> Tensor:
     values = _project(states, head) + bias
-    return torch.where(layout.mask, values[layout.predictors], 0.0)
+    return spread(values, layout.mask)
 
 
 def _project(states: Tensor, head: Tensor) -> Tensor:

@@ -25,11 +25,47 @@ def rms_norm(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return _RootMeanSquare.apply(states, weight, epsilon)
 
 
+def unit_rms(states: Tensor, epsilon: float) -> Tensor:
+    """x̂ = x/√(mean x² + ε) over the last dimension: the norm without its weight.
+
+    ∂L/∂x = (g − x̂·mean(g ∘ x̂))/√(mean x² + ε).
+    """
+    if torch.is_grad_enabled():
+        return _UnitRootMeanSquare.apply(states, epsilon)
+    # The same steps, so that scoring and training agree to the bit.
+    exact = at_least_float32(states)
+    return (exact * _inverse_rms(exact, epsilon)).to(states.dtype)
+
+
+def _inverse_rms(exact: Tensor, epsilon: float) -> Tensor:
+    """1/√(mean x² + ε) of each row, [..., 1]."""
+    norm = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+    return norm.square_().div_(exact.shape[-1]).add_(epsilon).rsqrt_()
+
+
+class _UnitRootMeanSquare(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, epsilon: float) -> Tensor:
+        exact = at_least_float32(states)
+        scale = _inverse_rms(exact, epsilon)
+        unit = (exact * scale).to(states.dtype)
+        ctx.save_for_backward(unit, scale)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        unit, scale = ctx.saved_tensors
+        exact = at_least_float32(unit)
+        slope = torch.linalg.vecdot(at_least_float32(grad), exact).div_(-exact.shape[-1]).unsqueeze(-1)
+        return torch.addcmul(grad, exact, slope).mul_(scale).to(unit.dtype), None
+
+
 class _RootMeanSquare(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         exact = at_least_float32(states)
-        scale = exact.square().mean(dim=-1, keepdim=True).add_(epsilon).rsqrt_()
+        scale = _inverse_rms(exact, epsilon)
         ctx.save_for_backward(states, weight, scale)
         return weight * (exact * scale).to(states.dtype)
 

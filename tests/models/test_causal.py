@@ -12,7 +12,7 @@ from palate.data.layout import completions, packed, padded
 from palate.engine.interfaces import LanguageModel
 from palate.errors import ModelError
 from palate.models import CausalLM
-from palate.models.trunk import enable_packing, gap, without_dropout
+from palate.models.trunk import gap, reading_of, without_dropout
 
 EVERY = ["llama", "gpt2", "qwen2", "qwen3", "gemma2", "cohere", "gptj"]
 
@@ -160,7 +160,7 @@ def test_models_that_mix_packed_documents_are_found_out(transformer, monkeypatch
         return forward(input_ids=input_ids, **others)
 
     monkeypatch.setattr(trunk, "forward", deaf_to_positions)
-    assert not enable_packing(trunk)
+    assert reading_of(trunk) == "padded"
     assert trunk.config._attn_implementation == "sdpa"
     with caplog.at_level(logging.WARNING):
         lm = CausalLM(model)

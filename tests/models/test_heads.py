@@ -136,7 +136,7 @@ def test_a_value_never_sees_the_action_it_judges(shared, causal):
     def values(reply):
         ids, mask = completions([reply], pad_id=0)
         layout = padded([[5, 6]], ids, mask, pad_id=0)
-        return critic.values(layout, lm.hidden(layout))[0]
+        return critic.values(layout, lm.hidden(layout, layout.predicting))[0]
 
     one, other = values([10, 11, 12, 13]), values([10, 44, 12, 13])
     assert torch.equal(one[:2], other[:2])
@@ -160,7 +160,7 @@ def test_shared_critic_teaches_the_policy(causal):
     critic = SharedCritic(lm, generator=generator())
     ids, mask = completions([[8, 9]], pad_id=0)
     layout = padded([[5, 6]], ids, mask, pad_id=0)
-    critic.values(layout, lm.hidden(layout)).sum().backward()
+    critic.values(layout, lm.hidden(layout, layout.predicting)).sum().backward()
     assert lm.trunk.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
     assert critic.bias.grad == 2  # one for each of the two values
 
@@ -173,8 +173,8 @@ def test_what_is_not_a_number_in_padding_poisons_no_gradient(pooling, causal, mo
     layout = padded([[5], [6]], ids, mask, pad_id=0)
     padding = torch.tensor([False, False, True, True, False, False, False, False])
 
-    def poisoned(trunk, of):
-        return trunk_states(trunk, of).masked_fill(padding[:, None], torch.nan)
+    def poisoned(trunk, of, reading, read):
+        return trunk_states(trunk, of, reading).masked_fill(padding[:, None], torch.nan)[read]
 
     monkeypatch.setattr("palate.models.heads.trunk_states", poisoned)
     scores = model.scores(layout)
