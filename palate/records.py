@@ -1,4 +1,4 @@
-"""What people hand to Palate, after reading: prompts, demonstrations and preferences as plain frozen records.
+"""What people hand to Palate, after reading: prompts, demonstrations and judgements as plain frozen records.
 
 A prompt is always a conversation. A plain string is a conversation of one user turn: it goes through the
 model's chat template where the model has one, and stands as it is where it has none.
@@ -6,9 +6,12 @@ model's chat template where the model has one, and stands as it is where it has 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from palate.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -62,3 +65,56 @@ class PreferencePair:
     chosen: str
     rejected: str
     margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """A reply that one person judged alone, as `desirable` or not (KTO)."""
+
+    prompt: Prompt
+    completion: str
+    desirable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Several replies to one prompt in order of preference: `ranks[k]` is that of `completions[k]`.
+
+    0 is the best; equal ranks are ties, and none below the worst is left out. Raises `DataError` for fewer
+    than two completions, another number of ranks, or ranks with a gap.
+    """
+
+    prompt: Prompt
+    completions: tuple[str, ...]
+    ranks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.completions) < 2 or len(self.ranks) != len(self.completions):
+            raise DataError(
+                f"A ranking has {len(self.completions)} completions and {len(self.ranks)} ranks; it needs at least "
+                "two completions and a rank for each. Add what is missing, or leave the ranking out."
+            )
+        if set(self.ranks) != set(range(max(self.ranks) + 1)):
+            raise DataError(
+                f"A ranking has the ranks {', '.join(map(str, self.ranks))}; they count from 0, the best, without a "
+                "gap, and equal ranks are ties. Number them anew."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """A reply and what each attribute of it was scored, as in `{"helpfulness": 4.0, "verbosity": 1.0}`.
+
+    Raises `DataError` where there is no score, or one that is not finite.
+    """
+
+    prompt: Prompt
+    completion: str
+    scores: Mapping[str, float] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        if not self.scores or not all(map(math.isfinite, self.scores.values())):
+            raise DataError(
+                f"A rating has the scores {dict(self.scores)}; it needs at least one, and every one finite. "
+                "Give a number for each attribute, or leave the rating out."
+            )

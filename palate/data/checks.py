@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from palate.data.formats import Record
+from palate.data.conversion import best_pair, prompt_of
+from palate.data.rows import Record
 from palate.errors import UsageError
-from palate.records import Demonstration, PreferencePair, Prompt
+from palate.records import Feedback, PreferencePair, Prompt, Ranking
 
 _TOLERATED_SHARE = 0.05  # of repetitions and contradictions, which annotators who disagree cannot but produce
 _FAIR_ACCURACY = 0.55  # what length alone may explain of honest preferences
@@ -40,20 +41,28 @@ class TokenRow(Protocol):
 
     @property
     def completions(self) -> Sequence[Sequence[int]]:
-        """Ids of each completion: one of a demonstration, chosen and rejected of a pair, none of a prompt."""
+        """Ids of each completion, in the order of the record: chosen before rejected, none of a prompt."""
         ...
 
 
-def prompt_of(record: Record) -> Prompt:
-    """The prompt of any record."""
-    return record if isinstance(record, Prompt) else record.prompt
-
-
 def completions_of(record: Record) -> tuple[str, ...]:
-    """The texts that stand behind the prompt: none, the completion, or chosen and rejected."""
+    """The texts that stand behind the prompt: none, the completion, chosen and rejected, or all that are ranked."""
     if isinstance(record, PreferencePair):
         return record.chosen, record.rejected
-    return (record.completion,) if isinstance(record, Demonstration) else ()
+    if isinstance(record, Ranking):
+        return record.completions
+    return () if isinstance(record, Prompt) else (record.completion,)
+
+
+def judgements_of(record: Record) -> tuple[str, ...]:
+    """What was said of each of those texts: "chosen", "desirable", "rank 0"; "completion" where nothing was."""
+    if isinstance(record, PreferencePair):
+        return "chosen", "rejected"
+    if isinstance(record, Ranking):
+        return tuple(f"rank {rank}" for rank in record.ranks)
+    if isinstance(record, Feedback):
+        return ("desirable" if record.desirable else "undesirable",)
+    return () if isinstance(record, Prompt) else ("completion",)
 
 
 def split_by_prompt(
@@ -82,8 +91,16 @@ def check_records(records: Sequence[Record]) -> tuple[Finding, ...]:
     """All checks of texts that apply to the records of one file."""
     pairs = [record for record in records if isinstance(record, PreferencePair)]
     found = [duplicates(records)]
+    feedback = [record for record in records if isinstance(record, Feedback)]
+    rankings = [record for record in records if isinstance(record, Ranking)]
     if pairs:
         found += [equal_pairs(pairs), contradictory_pairs(pairs), length_bias(pairs), alike_labels(pairs)]
+    if feedback:
+        found += [contradictory_feedback(feedback), one_sided_labels(feedback)]
+    if rankings:
+        found += [tied_rankings(rankings)]
+        extremes = [pair for ranking in rankings if (pair := best_pair(ranking, "worst"))]
+        found += [length_bias(extremes)] if extremes else []
     return tuple(found)
 
 
@@ -101,7 +118,7 @@ def check_tokens(rows: Sequence[TokenRow], *, eos_id: int, context: int | None) 
 
 def duplicates(records: Sequence[Record]) -> Finding:
     """Rows that repeat an earlier one word for word."""
-    distinct = {(prompt_of(record).messages, completions_of(record)) for record in records}
+    distinct = {(prompt_of(record).messages, completions_of(record), judgements_of(record)) for record in records}
     count = len(records) - len(distinct)
     message = f"{count} of {len(records)} rows repeat an earlier row word for word."
     return _counted("duplicates", message, count, len(records), tolerated=_TOLERATED_SHARE)
@@ -121,6 +138,37 @@ def contradictory_pairs(pairs: Sequence[PreferencePair]) -> Finding:
     )
     message = f"{count} of {len(pairs)} pairs are contradicted: the same two texts stand there the other way round."
     return _counted("contradictory_pairs", message, count, len(pairs), tolerated=_TOLERATED_SHARE)
+
+
+def contradictory_feedback(feedback: Sequence[Feedback]) -> Finding:
+    """Replies that are called desirable in one row and undesirable in another."""
+    judged = {(record.prompt.messages, record.completion, record.desirable) for record in feedback}
+    count = sum((record.prompt.messages, record.completion, not record.desirable) in judged for record in feedback)
+    message = f"{count} of {len(feedback)} replies are contradicted: another row says the opposite of the same reply."
+    return _counted("contradictory_feedback", message, count, len(feedback), tolerated=_TOLERATED_SHARE)
+
+
+def one_sided_labels(feedback: Sequence[Feedback]) -> Finding:
+    """The share of desirable replies; where it is all or none of them, there is nothing to tell apart."""
+    desirable = sum(record.desirable for record in feedback)
+    return Finding(
+        "warn" if desirable in (0, len(feedback)) else "info",
+        "one_sided_labels",
+        f"{desirable} of {len(feedback)} replies are desirable, {len(feedback) - desirable} are not.",
+        {"desirable": desirable, "rows": len(feedback)},
+    )
+
+
+def tied_rankings(rankings: Sequence[Ranking]) -> Finding:
+    """Rankings in which every reply ties with every other, and rankings with any tie at all."""
+    tied = sum(max(ranking.ranks) == 0 for ranking in rankings)
+    partly = sum(len(set(ranking.ranks)) < len(ranking.ranks) for ranking in rankings)
+    return Finding(
+        "warn" if tied == len(rankings) else "info",
+        "tied_rankings",
+        f"{partly} of {len(rankings)} rankings hold ties; in {tied} of them all replies tie, and nothing is preferred.",
+        {"tied": tied, "partly": partly, "rows": len(rankings)},
+    )
 
 
 def shared_prompts(train: Sequence[Record], heldout: Sequence[Record]) -> Finding:

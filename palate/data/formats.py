@@ -1,4 +1,4 @@
-"""The formats of files of prompts, demonstrations and preferences: how each is known, how a row is read.
+"""The formats of files of prompts, demonstrations and judgements: how each is known, how a row is read.
 
 A prompt and a reply are never told apart by guessing. Columns say which is which, or the turns of a
 conversation do; a beginning that two texts share is no prompt.
@@ -6,48 +6,55 @@ conversation do; a beginning that two texts share is no prompt.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
+from palate.data import judged
+from palate.data.rows import (
+    CHAT_ROLES,
+    Kind,
+    Record,
+    Row,
+    RowError,
+    conversation,
+    instruction,
+    is_number,
+    is_transcript,
+    messages_of,
+    question,
+    reply,
+    text_of,
+    transcript,
+)
 from palate.records import Demonstration, Message, PreferencePair, Prompt, Role
 
-Kind = Literal["demonstrations", "pairs", "prompts"]
-Record = Demonstration | PreferencePair | Prompt
-
-_CHAT_ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _SHAREGPT_ROLES: Mapping[str, Role] = {
-    **_CHAT_ROLES,
+    **CHAT_ROLES,
     "human": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
 }
-_TRANSCRIPT_ROLES: Mapping[str, Role] = {"Human": "user", "Assistant": "assistant"}
-_TRANSCRIPT_TURN = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
-_TYPE_NAMES = {str: "text", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
 
 
-class RowError(Exception):
-    """A row that cannot be read; the message is the reason, with the rule it breaks."""
+# The last line of a solution in GSM8K; its thousands are set apart by commas.
+_FINAL_ANSWER = re.compile(r"(?:\A|\n)####[ \t]*(\S[^\n]*?)\s*\Z")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+
+Reader = Callable[[Row], Sequence[Record]]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row with its columns under the names of its format; `fields` holds all the others."""
+class Reading:
+    """How the rows of a format are read as another kind than their own, where the columns `needs` are there.
 
-    values: Mapping[str, Any]
-    fields: Mapping[str, Any]
-    line: int
+    `contents` says what is taken, for people.
+    """
 
-    def prompt(self, messages: tuple[Message, ...]) -> Prompt:
-        """The conversation as this row's prompt."""
-        if not any(message.content.strip() for message in messages):
-            raise RowError("there is no prompt: no text stands before the reply.")
-        if messages[-1].role == "assistant":
-            raise RowError("the prompt ends with the assistant's turn; it must end where the assistant is to speak.")
-        return Prompt(messages, dict(self.fields), self.line)
+    contents: str
+    needs: tuple[str, ...]
+    records: Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class Format:
     """A known shape of rows.
 
     `contents` says what its columns hold, for people; `fits` knows a row by names and types of its columns;
-    `records` reads one row or raises `RowError`.
+    `records` reads one row or raises `RowError`, and `also` does as kinds that such records cannot become.
     """
 
     name: str
@@ -64,90 +71,37 @@ class Format:
     required: tuple[str, ...]
     optional: tuple[str, ...]
     fits: Callable[[Mapping[str, Any]], bool]
-    records: Callable[[Row], Sequence[Record]]
+    records: Reader
+    also: Mapping[Kind, Reading] = field(default_factory=dict)
 
 
-def type_name(value: Any) -> str:
-    """What a value of a data file is, in a reader's words."""
-    return _TYPE_NAMES.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"'{name}' is {type_name(value)}, and must be text.")
-    return value
-
-
-def _reply(value: Any, name: str) -> str:
-    text = _text(value, name)
-    if not text.strip():
-        raise RowError(f"'{name}' is an empty reply; a reply must have text, or there is nothing to learn from it.")
-    return text
-
-
-def _messages(
-    value: Any,
-    name: str,
-    roles: Mapping[str, Role] = _CHAT_ROLES,
-    keys: tuple[str, str] = ("role", "content"),
-) -> tuple[Message, ...]:
-    if not isinstance(value, list):
-        raise RowError(f"'{name}' is {type_name(value)}, and must be a list of turns.")
-    return tuple(_message(turn, f"turn {number} of '{name}'", roles, keys) for number, turn in enumerate(value, 1))
-
-
-def _message(turn: Any, where: str, roles: Mapping[str, Role], keys: tuple[str, str]) -> Message:
-    role_key, content_key = keys
-    if not isinstance(turn, dict) or role_key not in turn:
-        raise RowError(f"{where} has no '{role_key}'; every turn is an object with '{role_key}' and '{content_key}'.")
-    role, content = turn[role_key], turn.get(content_key)
-    if not isinstance(role, str) or role not in roles:
-        raise RowError(f"{where} has the {role_key} {role!r}; known are {', '.join(roles)}.")
-    if not isinstance(content, str):
-        raise RowError(f"the '{content_key}' of {where} is {type_name(content)}; only conversations of text are read.")
-    return Message(roles[role], content)
-
-
-def _transcript(value: Any, name: str) -> tuple[Message, ...]:
-    """The turns of "\\n\\nHuman: …\\n\\nAssistant: …", without the white space around them."""
-    before, *turns = _TRANSCRIPT_TURN.split(_text(value, name))
-    if before.strip() or not turns:
-        raise RowError(f"'{name}' is no transcript: it must begin with '\\n\\nHuman:' or '\\n\\nAssistant:'.")
-    speakers, contents = turns[::2], turns[1::2]
-    return tuple(
-        Message(_TRANSCRIPT_ROLES[speaker], content.strip())
-        for speaker, content in zip(speakers, contents, strict=True)
-    )
+def _text_question(row: Row) -> tuple[Message, ...]:
+    return question(text_of(row.values["prompt"], "prompt"))
 
 
 def _text_prompt(row: Row) -> Prompt:
-    return row.prompt((Message("user", _text(row.values["prompt"], "prompt")),))
+    return row.prompt(_text_question(row))
 
 
 def _margin(row: Row) -> float | None:
     margin = row.values.get("margin")
     if margin is None:
         return None
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin) or margin < 0:
+    if not is_number(margin) or margin < 0:
         raise RowError(f"'margin' is {margin!r}; it says by how much the chosen reply is better: a number from 0 up.")
     return float(margin)
 
 
 def _text_pair(row: Row) -> list[Record]:
-    chosen, rejected = (_reply(row.values[side], side) for side in ("chosen", "rejected"))
+    chosen, rejected = (reply(row.values[side], side) for side in ("chosen", "rejected"))
     return [PreferencePair(_text_prompt(row), chosen, rejected, _margin(row))]
 
 
 def _chat_pair(row: Row) -> list[Record]:
-    opening = _opening(row.values.get("prompt"))
-    chosen, rejected = (_after(opening, _messages(row.values[side], side)) for side in ("chosen", "rejected"))
+    prompt = row.values.get("prompt")
+    opening = () if prompt is None else conversation(prompt, "prompt")
+    chosen, rejected = (_after(opening, messages_of(row.values[side], side)) for side in ("chosen", "rejected"))
     return [_pair(row, chosen, rejected)]
-
-
-def _opening(prompt: Any) -> tuple[Message, ...]:
-    if prompt is None:
-        return ()
-    return (Message("user", prompt),) if isinstance(prompt, str) else _messages(prompt, "prompt")
 
 
 def _after(opening: tuple[Message, ...], side: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -156,7 +110,7 @@ def _after(opening: tuple[Message, ...], side: tuple[Message, ...]) -> tuple[Mes
 
 
 def _transcript_pair(row: Row) -> list[Record]:
-    return [_pair(row, _transcript(row.values["chosen"], "chosen"), _transcript(row.values["rejected"], "rejected"))]
+    return [_pair(row, transcript(row.values["chosen"], "chosen"), transcript(row.values["rejected"], "rejected"))]
 
 
 def _pair(row: Row, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> PreferencePair:
@@ -168,39 +122,57 @@ def _pair(row: Row, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) 
         raise RowError("the two sides differ before their last reply; a pair is two replies to one conversation.")
     prompt = row.prompt(chosen[:-1])
     return PreferencePair(
-        prompt, _reply(chosen[-1].content, "chosen"), _reply(rejected[-1].content, "rejected"), _margin(row)
+        prompt, reply(chosen[-1].content, "chosen"), reply(rejected[-1].content, "rejected"), _margin(row)
     )
 
 
 def _text_demonstration(row: Row) -> list[Record]:
-    return [Demonstration(_text_prompt(row), _reply(row.values["completion"], "completion"))]
+    return [Demonstration(_text_prompt(row), reply(row.values["completion"], "completion"))]
 
 
 def _chat_demonstrations(row: Row) -> list[Record]:
-    prompt = _messages(row.values["prompt"], "prompt")
-    return _every_reply(row, prompt, _messages(row.values["completion"], "completion"))
+    prompt = messages_of(row.values["prompt"], "prompt")
+    return _every_reply(row, prompt, messages_of(row.values["completion"], "completion"))
 
 
-def _instruction(row: Row) -> list[Record]:
-    instruction, given = _text(row.values["instruction"], "instruction"), row.values.get("input")
-    given = "" if given is None else _text(given, "input")
-    question = f"{instruction}\n\n{given}" if given.strip() else instruction
-    return [Demonstration(row.prompt((Message("user", question),)), _reply(row.values["output"], "output"))]
+def _instructed(row: Row) -> list[Record]:
+    return [Demonstration(row.prompt(instruction(row)), reply(row.values["output"], "output"))]
+
+
+def _solution(row: Row) -> list[Record]:
+    return [_answered(row, "question")]
+
+
+def _answer(row: Row) -> list[Record]:
+    return [_answered(row, "prompt")]
+
+
+def _answered(row: Row, column: str) -> Demonstration:
+    """A question and its answer as a demonstration, whose prompt carries what a verifier compares with."""
+    answer = reply(row.values.get("answer"), "answer")
+    prompt = row.prompt(question(text_of(row.values[column], column)), answer=_final_answer(answer))
+    return Demonstration(prompt, answer)
+
+
+def _final_answer(answer: Any) -> Any:
+    """What follows "####" in the last line of a solution, without commas between thousands; else the answer."""
+    found = _FINAL_ANSWER.search(answer) if isinstance(answer, str) else None
+    return _THOUSANDS.sub("", found[1]) if found else answer
 
 
 def _conversation(row: Row) -> list[Record]:
-    return _every_reply(row, (), _messages(row.values["messages"], "messages"))
+    return _every_reply(row, (), messages_of(row.values["messages"], "messages"))
 
 
 def _sharegpt(row: Row) -> list[Record]:
-    turns = _messages(row.values["conversations"], "conversations", _SHAREGPT_ROLES, ("from", "value"))
+    turns = messages_of(row.values["conversations"], "conversations", _SHAREGPT_ROLES, ("from", "value"))
     return _every_reply(row, (), turns)
 
 
 def _every_reply(row: Row, opening: tuple[Message, ...], turns: tuple[Message, ...]) -> list[Record]:
     """One demonstration for each turn of the assistant, with all that came before it as the prompt."""
     demonstrations: list[Record] = [
-        Demonstration(row.prompt(opening + turns[:number]), _reply(turn.content, "assistant"))
+        Demonstration(row.prompt(opening + turns[:number]), reply(turn.content, "assistant"))
         for number, turn in enumerate(turns)
         if turn.role == "assistant"
     ]
@@ -210,28 +182,43 @@ def _every_reply(row: Row, opening: tuple[Message, ...], turns: tuple[Message, .
 
 
 def _open_conversation(row: Row) -> list[Record]:
-    return [row.prompt(_messages(row.values["messages"], "messages"))]
+    return [row.prompt(messages_of(row.values["messages"], "messages"))]
 
 
 def _chat_prompt(row: Row) -> list[Record]:
-    return [row.prompt(_messages(row.values["prompt"], "prompt"))]
+    return [row.prompt(messages_of(row.values["prompt"], "prompt"))]
 
 
 def _plain_prompt(row: Row) -> list[Record]:
-    return [_text_prompt(row)]
+    if "answer" not in row.values:
+        return [_text_prompt(row)]
+    return [row.prompt(_text_question(row), answer=_final_answer(row.values["answer"]))]
 
 
 def _all(row: Mapping[str, Any], kind: type, *columns: str) -> bool:
     return all(isinstance(row.get(column), kind) for column in columns)
 
 
-def _is_transcript(value: Any) -> bool:
-    return isinstance(value, str) and "Assistant" in _TRANSCRIPT_TURN.findall(value)
-
-
 def _is_judged(row: Mapping[str, Any]) -> bool:
-    """A true or false label makes a reply a judgement (KTO), which must not be imitated unseen."""
-    return isinstance(row.get("label"), bool)
+    """A label of true or false, 1 or 0, or one that is lost, makes a reply a judgement (KTO), not to be imitated."""
+    return "label" in row and row["label"] in (0, 1, None)
+
+
+def _has_attributes(row: Mapping[str, Any]) -> bool:
+    return any(is_number(row.get(name)) for name in judged.HELPSTEER_ATTRIBUTES)
+
+
+def _lists_texts(*sides: Any) -> bool:
+    """Whether every side is text or a list of texts, and one of them at least is a list."""
+    lists = [side for side in sides if isinstance(side, list)]
+    texts = [text for side in sides for text in (side if isinstance(side, list) else [side])]
+    return bool(lists) and all(lists) and all(isinstance(text, str) for text in texts)
+
+
+def _has_objects(row: Mapping[str, Any], column: str, *keys: str) -> bool:
+    """Whether a column is a list of objects, the first of which has those keys."""
+    values = row.get(column)
+    return isinstance(values, list) and bool(values) and isinstance(values[0], dict) and values[0].keys() >= set(keys)
 
 
 def _ends_with_assistant(turns: Any) -> bool:
@@ -250,6 +237,15 @@ FORMATS: tuple[Format, ...] = (  # the first that fits is a row's own, so those 
         _text_pair,
     ),
     Format(
+        "chosen-rejected-lists",
+        "rankings",
+        "texts or lists of texts; all chosen ones tie, and all rejected ones",
+        ("prompt", "chosen", "rejected"),
+        (),
+        lambda row: "prompt" in row and _lists_texts(row.get("chosen"), row.get("rejected")),
+        judged.listed_ranking,
+    ),
+    Format(
         "trl-chat-pairs",
         "pairs",
         "lists of {role, content} turns",
@@ -264,8 +260,91 @@ FORMATS: tuple[Format, ...] = (  # the first that fits is a row's own, so those 
         "whole transcripts with '\\n\\nHuman:' and '\\n\\nAssistant:' turns",
         ("chosen", "rejected"),
         ("margin",),
-        lambda row: _is_transcript(row.get("chosen")) and _is_transcript(row.get("rejected")),
+        lambda row: is_transcript(row.get("chosen")) and is_transcript(row.get("rejected")),
         _transcript_pair,
+    ),
+    Format(
+        "llmbar",
+        "pairs",
+        "texts, and the number of the better output, 1 or 2",
+        ("input", "output_1", "output_2", "label"),
+        (),
+        lambda row: _all(row, str, "input", "output_1", "output_2") and _all(row, int, "label"),
+        judged.numbered_pair,
+    ),
+    Format(
+        "pandalm",
+        "rankings",
+        "texts, and each annotator's better response, 1 or 2, or 0 for neither; the majority decides",
+        ("instruction", "response1", "response2", "annotator1", "annotator2", "annotator3"),
+        ("input",),
+        lambda row: _all(row, str, "instruction") and _all(row, int, "annotator1", "annotator2", "annotator3"),
+        judged.voted_ranking,
+    ),
+    Format(
+        "ultrafeedback",
+        "rankings",
+        "a text, and a list of {response, annotations, fine-grained_score, overall_score} objects",
+        ("instruction", "completions"),
+        (),
+        lambda row: _all(row, str, "instruction") and _has_objects(row, "completions", "response"),
+        judged.ultrafeedback_ranking,
+        {"ratings": Reading("every response", (), judged.ultrafeedback_ratings)},
+    ),
+    Format(
+        "ranked-responses",
+        "rankings",
+        "a text or list of turns, and a list of {text, rank} objects; 1 or 0 is the best, scores may stand beside",
+        ("prompt", "responses"),
+        (),
+        lambda row: "prompt" in row and _has_objects(row, "responses", "text", "rank"),
+        judged.response_ranking,
+        {"ratings": Reading("every response by its scores", (), judged.response_ratings)},
+    ),
+    Format(
+        "rankings",
+        "rankings",
+        "a text or list of turns, a list of texts and a list of their ranks, the best lowest",
+        ("prompt", "completions", "ranks"),
+        (),
+        lambda row: "prompt" in row and _all(row, list, "completions", "ranks"),
+        judged.ranking,
+    ),
+    Format(
+        "kto",
+        "feedback",
+        "texts or lists of {role, content} turns, and true or false (or 1 or 0)",
+        ("prompt", "completion", "label"),
+        (),
+        lambda row: _is_judged(row) and "prompt" in row and isinstance(row.get("completion"), str | list),
+        judged.feedback,
+    ),
+    Format(
+        "kto-chat",
+        "feedback",
+        "{role, content} turns, the last the assistant's, and true or false (or 1 or 0)",
+        ("messages", "label"),
+        (),
+        lambda row: _is_judged(row) and _all(row, list, "messages"),
+        judged.chat_feedback,
+    ),
+    Format(
+        "ratings",
+        "ratings",
+        "a text or list of turns, a text, and an object of numbers by attribute",
+        ("prompt", "completion", "scores"),
+        (),
+        lambda row: "prompt" in row and _all(row, str, "completion") and _all(row, dict, "scores"),
+        judged.rating,
+    ),
+    Format(
+        "helpsteer",
+        "ratings",
+        "texts, with at least one attribute in a column of numbers",
+        ("prompt", "response"),
+        judged.HELPSTEER_ATTRIBUTES,
+        lambda row: _all(row, str, "prompt", "response") and _has_attributes(row),
+        judged.helpsteer,
     ),
     Format(
         "trl-completions",
@@ -292,7 +371,7 @@ FORMATS: tuple[Format, ...] = (  # the first that fits is a row's own, so those 
         ("instruction", "output"),
         ("input",),
         lambda row: _all(row, str, "instruction", "output"),
-        _instruction,
+        _instructed,
     ),
     Format(
         "openai-chat",
@@ -313,6 +392,15 @@ FORMATS: tuple[Format, ...] = (  # the first that fits is a row's own, so those 
         _sharegpt,
     ),
     Format(
+        "question-answer",
+        "demonstrations",
+        "texts; what follows '####' in the answer's last line is the prompt's field 'answer' (GSM8K)",
+        ("question", "answer"),
+        (),
+        lambda row: _all(row, str, "question", "answer"),
+        _solution,
+    ),
+    Format(
         "openai-prompts",
         "prompts",
         "{role, content} turns, the last the user's",
@@ -330,5 +418,14 @@ FORMATS: tuple[Format, ...] = (  # the first that fits is a row's own, so those 
         lambda row: _all(row, list, "prompt"),
         _chat_prompt,
     ),
-    Format("prompts", "prompts", "text", ("prompt",), (), lambda row: _all(row, str, "prompt"), _plain_prompt),
+    Format(
+        "prompts",
+        "prompts",
+        "text; an answer may stand beside it",
+        ("prompt",),
+        ("answer",),
+        lambda row: _all(row, str, "prompt"),
+        _plain_prompt,
+        {"demonstrations": Reading("the answers", ("answer",), _answer)},
+    ),
 )

@@ -16,12 +16,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from palate.data.checks import Finding, check_records, check_tokens, completions_of, prompt_of
-from palate.data.formats import Record
+from palate.data.checks import Finding, check_records, check_tokens, completions_of, judgements_of
+from palate.data.conversion import prompt_of
 from palate.data.recognition import Mapping, read
-from palate.records import Demonstration, PreferencePair, Prompt
+from palate.data.rows import Record
+from palate.records import Prompt, Rating
 
-_NAMES = {PreferencePair: ("chosen", "rejected"), Demonstration: ("completion",), Prompt: ()}
 _QUANTILES = {"shortest": 0.0, "median": 0.5, "90 %": 0.9, "99 %": 0.99, "longest": 1.0}
 _SHOWN_CHARACTERS = 600
 _SHOWN_ROWS = 3
@@ -85,6 +85,7 @@ class Inspection:
     prompts: int
     skipped: tuple[tuple[int, str], ...]
     dropped_equal: int
+    fields: tuple[str, ...]
     lengths: tuple[Lengths, ...]
     examples: tuple[Example, ...]
     findings: tuple[Finding, ...]
@@ -115,6 +116,7 @@ def inspect_file(path: str | Path, *, encode: Encoder | None = None, context: in
         prompts=len({prompt_of(record).messages for record in data.records}),
         skipped=data.skipped,
         dropped_equal=data.dropped_equal,
+        fields=tuple(sorted({name for record in data.records for name in prompt_of(record).fields})),
         lengths=_text_lengths(data.records) if rows is None else _token_lengths(data.records, rows),
         examples=tuple(_example(data.records[index], encode) for index in shown),
         findings=findings,
@@ -135,7 +137,7 @@ def _encoded(record: Record, encode: Encoder) -> _Ids:
 
 
 def _example(record: Record, encode: Encoder | None) -> Example:
-    prompt, names, texts = prompt_of(record), _NAMES[type(record)], completions_of(record)
+    prompt, names, texts = prompt_of(record), _shown_names(record), completions_of(record)
     if encode is None:
         plain = tuple(Completion(name, text, None) for name, text in zip(names, texts, strict=True))
         return Example(prompt.line, prompt.text, plain)
@@ -145,6 +147,13 @@ def _example(record: Record, encode: Encoder | None) -> Example:
         for name, ids in zip(names, row.completions, strict=True)
     )
     return Example(prompt.line, _readable(row.prompt, encode), completions)
+
+
+def _shown_names(record: Record) -> tuple[str, ...]:
+    """What is said of each completion, the scores of a rating included."""
+    if isinstance(record, Rating):
+        return (", ".join(f"{attribute} {score:g}" for attribute, score in record.scores.items()),)
+    return judgements_of(record)
 
 
 def _readable(ids: Sequence[int], encode: Encoder) -> str:
@@ -165,12 +174,18 @@ def _token_lengths(records: Sequence[Record], rows: Sequence[_Ids]) -> tuple[Len
 
 
 def _lengths(records: Sequence[Record], unit: str, rows: Sequence[Sequence[int]]) -> tuple[Lengths, ...]:
-    names = ("prompt", *_NAMES[type(records[0])])
-    values = np.quantile(np.asarray(rows), list(_QUANTILES.values()), axis=0, method="nearest")
-    return tuple(
-        Lengths(name, unit, dict(zip(_QUANTILES, map(int, values[:, column]), strict=True)))
-        for column, name in enumerate(names)
-    )
+    """Quantiles of the prompts, and of the completions by what was said of them."""
+    parts: dict[str, list[int]] = {"prompt": []}
+    for record, row in zip(records, rows, strict=True):
+        for name, length in zip(("prompt", *judgements_of(record)), row, strict=True):
+            parts.setdefault(name, []).append(length)
+    order = ["prompt", *sorted(parts.keys() - {"prompt"}, key=lambda name: (len(name), name))]
+    return tuple(Lengths(name, unit, _quantiles(parts[name])) for name in order)
+
+
+def _quantiles(lengths: Sequence[int]) -> dict[str, int]:
+    values = np.quantile(np.asarray(lengths), list(_QUANTILES.values()), method="nearest")
+    return dict(zip(_QUANTILES, map(int, values), strict=True))
 
 
 def _summary(inspection: Inspection) -> Table:
@@ -180,9 +195,14 @@ def _summary(inspection: Inspection) -> Table:
     )
     table.add_row("file", Text(str(inspection.path)))
     table.add_row("read as", Text(f"{inspection.mapping.kind}, format {inspection.mapping.format} ({columns})"))
+    if inspection.mapping.also:
+        also = "; ".join(f"{kind} ({said})" for kind, said in inspection.mapping.also.items())
+        table.add_row("serves as", Text(also))
+    if inspection.fields:
+        table.add_row("other columns", Text(_visible(", ".join(inspection.fields))))
     table.add_row("records", f"{inspection.records} on {inspection.prompts} different prompts")
     if inspection.dropped_equal:
-        table.add_row("dropped", f"{inspection.dropped_equal} pairs with two equal sides")
+        table.add_row("dropped", f"{inspection.dropped_equal} rows whose replies are all equal")
     if inspection.skipped:
         table.add_row("bad rows", Text(f"{len(inspection.skipped)}, which stop a run unless it is told to skip them"))
     for line, reason in inspection.skipped[:_SHOWN_ROWS]:

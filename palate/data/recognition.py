@@ -12,19 +12,15 @@ from collections.abc import Mapping as Table
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from palate.data.formats import FORMATS, Format, Kind, Record, Row, RowError, type_name
+from palate.data.conversion import SERVES, Rejected, converted
+from palate.data.formats import FORMATS, Format, Reader
 from palate.data.reading import file_sha256, read_rows, stop_at
+from palate.data.rows import Kind, Record, Row, RowError, type_name
 from palate.errors import DataError, RecipeError
-from palate.records import Demonstration, PreferencePair, Prompt
 
 _BY_NAME = {known.name: known for known in FORMATS}
-_SERVES: dict[Kind, tuple[Kind, ...]] = {
-    "pairs": ("pairs", "demonstrations", "prompts"),
-    "demonstrations": ("demonstrations", "prompts"),
-    "prompts": ("prompts",),
-}
 _RENAMED = {
     "question": "prompt",
     "query": "prompt",
@@ -36,6 +32,10 @@ _RENAMED = {
     "winner": "chosen",
     "dispreferred": "rejected",
     "loser": "rejected",
+    "correct": "chosen",
+    "incorrect": "rejected",
+    "best_answer": "chosen",
+    "best_incorrect_answer": "rejected",
 }
 
 
@@ -44,12 +44,14 @@ class Mapping:
     """How a file is read: its format, the kind of its records, and its names for the format's columns.
 
     Found once and pinned in the recipe, it reads later files the same way; pinned by hand, it reads files
-    whose columns have other names, as in `Mapping("prompts", "prompts", {"prompt": "question"})`.
+    whose columns have other names, as in `Mapping("prompts", "prompts", {"prompt": "question"})`. `rejected` is
+    the reply that a ranking's best one is paired with: a random or the worst other one.
     """
 
     format: str
     kind: Kind
     columns: dict[str, str] = field(hash=False)
+    rejected: Rejected = "random"
 
     def __post_init__(self) -> None:
         known = _BY_NAME.get(self.format)
@@ -64,26 +66,44 @@ class Mapping:
             wanted = ", ".join((*known.required, *(f"{name} (optional)" for name in known.optional)))
             given = ", ".join(self.columns) or "none"
             raise RecipeError(f"a mapping of format {self.format!r} needs the columns {wanted}; given are {given}.")
+        if self.rejected not in get_args(Rejected):
+            known_values = " or ".join(map(repr, get_args(Rejected)))
+            raise RecipeError(f"a mapping's rejected is {self.rejected!r}; it must be {known_values}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """The mapping as a small table for a recipe."""
-        return {"format": self.format, "kind": self.kind, "columns": dict(self.columns)}
+        """The mapping as a small table for a recipe; `rejected` stands there for rankings alone."""
+        table = {"format": self.format, "kind": self.kind, "columns": dict(self.columns)}
+        return {**table, "rejected": self.rejected} if self.kind == "rankings" else table
+
+    @property
+    def also(self) -> dict[str, str]:
+        """The other kinds that the file serves as, each with what is taken for it."""
+        rejected = {"random": "a random", "worst": "the worst"}[self.rejected]
+        served = {kind: said.format(rejected=rejected) for kind, said in SERVES[self.kind].items()}
+        for kind, reading in _BY_NAME[self.format].also.items():
+            if {*reading.needs} <= self.columns.keys():
+                served[kind] = reading.contents
+        return served
 
     @classmethod
     def from_dict(cls, table: Table[str, Any]) -> Mapping:
         """The mapping that `to_dict` wrote; raises `RecipeError` where the table is not one."""
-        if set(table) != {"format", "kind", "columns"} or not isinstance(table["columns"], Table):
+        known = {"format", "kind", "columns"}
+        optional = {"rejected"} if table.get("kind") == "rankings" else set()
+        if set(table) - optional != known or not isinstance(table["columns"], Table):
             given = ", ".join(table) or "nothing"
-            raise RecipeError(f"a mapping has format, kind and a table of columns; given is {given}.")
-        return cls(table["format"], table["kind"], dict(table["columns"]))
+            raise RecipeError(
+                f"a mapping has format, kind and a table of columns, that of rankings also rejected; given is {given}."
+            )
+        return cls(**{**table, "columns": dict(table["columns"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """What one file holds: its records in the file's order, and account of every row that is not among them.
 
-    `skipped` names the line and the reason of each bad row; `dropped_equal` counts pairs whose two sides are
-    the same.
+    `skipped` names the line and the reason of each bad row; `dropped_equal` counts rows that prefer nothing:
+    those whose replies are all equal, and rankings that tie throughout where two replies are wanted.
     """
 
     records: tuple[Any, ...]
@@ -103,8 +123,8 @@ def read(
 ) -> Dataset:
     """The records of a file as the kind that is asked for, or as its own kind.
 
-    Pairs also serve as demonstrations of their chosen replies, and pairs and demonstrations as prompts. A
-    chat gives one demonstration for each turn of the assistant, and one prompt, that of its last reply.
+    A file also serves as the kinds that `Mapping.also` names. A chat gives one demonstration for each turn of
+    the assistant, and one prompt, that of its last reply.
     Raises `DataError` for an unreadable file, an unknown or mixed format, a file that cannot serve as `kind`,
     no usable row, and with `on_bad="stop"` the first bad row.
     """
@@ -119,16 +139,15 @@ def read(
     kind = _checked_kind(kind or mapping.kind, mapping, path)
     records: list[Record] = []
     dropped_equal = 0
+    as_kind = _reader(mapping, kind)
     for line, row in rows:
         try:
-            found = _BY_NAME[mapping.format].records(_named(row, mapping, line))
-        except RowError as error:
+            found = as_kind(_named(row, mapping, line))
+        except (RowError, DataError) as error:
             complain(line, str(error))
             continue
-        if _is_equal_pair(found):
-            dropped_equal += 1
-        else:
-            records.extend(_converted(found, kind))
+        dropped_equal += not found
+        records.extend(found)
     if not records:
         raise _nothing_usable(path, skipped, dropped_equal)
     return Dataset(tuple(records), mapping, path, file_sha256(path), tuple(sorted(skipped)), dropped_equal)
@@ -174,28 +193,24 @@ def _named(row: Table[str, Any], mapping: Mapping, line: int) -> Row:
     return Row(used, others, line)
 
 
-def _is_equal_pair(found: Sequence[Record]) -> bool:
-    return isinstance(found[0], PreferencePair) and found[0].chosen == found[0].rejected
-
-
-def _converted(found: Sequence[Record], kind: Kind) -> list[Record]:
-    last = found[-1]
-    if kind == "prompts":
-        return [last if isinstance(last, Prompt) else last.prompt]
-    if kind == "demonstrations" and isinstance(last, PreferencePair):
-        return [Demonstration(last.prompt, last.chosen)]
-    return list(found)
+def _reader(mapping: Mapping, kind: Kind) -> Reader:
+    """What reads one row as `kind`; it gives nothing for a row that prefers nothing."""
+    known = _BY_NAME[mapping.format]
+    if kind in known.also and kind != known.kind:
+        return known.also[kind].records
+    return lambda row: converted(known.records(row), kind, mapping.rejected)
 
 
 def _checked_kind(kind: Kind, mapping: Mapping, path: Path) -> Kind:
-    if kind in _SERVES[mapping.kind]:
+    if kind == mapping.kind or kind in mapping.also:
         return kind
     columns = ", ".join(mapping.columns.values())
     wanted = "; ".join(_columns(known) for known in FORMATS if known.kind == kind)
+    judged = " A reply with a 'label' or with scores is a judgement, which is neither imitated nor compared."
     raise DataError(
         f"this file holds {mapping.kind} (format {mapping.format}, columns {columns}); {kind} are wanted. "
-        f"Columns that make {kind}: {wanted}. A reply with a true or false 'label' is a judgement, neither a "
-        "demonstration nor a pair. Give another file, or rename its columns.",
+        f"Columns that make {kind}: {wanted}.{judged if mapping.kind in ('feedback', 'ratings') else ''} "
+        "Give another file, or rename its columns.",
         path,
     )
 
@@ -230,7 +245,7 @@ def _advice(row: Table[str, Any]) -> str:
 def _nothing_usable(path: Path, skipped: list[tuple[int, str]], dropped_equal: int) -> DataError:
     first = f" The first of them is line {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
     return DataError(
-        f"no row is left: {len(skipped)} are bad and {dropped_equal} are pairs with two equal sides.{first} "
-        "Give a file with at least one good row.",
+        f"no row is left: {len(skipped)} are bad and {dropped_equal} prefer nothing (equal replies, or all tied)."
+        f"{first} Give a file with at least one good row.",
         path,
     )

@@ -13,6 +13,7 @@ from palate.data.checks import (
     alike_labels,
     check_records,
     check_tokens,
+    contradictory_feedback,
     contradictory_pairs,
     duplicates,
     equal_after_truncation,
@@ -20,12 +21,14 @@ from palate.data.checks import (
     length_bias,
     long_prompts,
     missing_eos,
+    one_sided_labels,
     shared_prompts,
     split_by_prompt,
+    tied_rankings,
     truncation,
 )
 from palate.errors import UsageError
-from palate.records import Demonstration, PreferencePair, Prompt
+from palate.records import Demonstration, Feedback, PreferencePair, Prompt, Ranking
 
 EOS = 0
 
@@ -187,3 +190,50 @@ def test_split_holds_out_the_fraction_and_depends_on_the_seed() -> None:
 def test_a_wrong_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(UsageError, match="at least 0 and below 1"):
         split_by_prompt([], fraction, seed=0)
+
+
+def judged(completion: str, desirable: bool) -> Feedback:
+    return Feedback(Prompt.of("Q"), completion, desirable)
+
+
+def ranked(*ranks: int) -> Ranking:
+    return Ranking(Prompt.of("Q"), tuple("a" * (1 + place) for place in range(len(ranks))), ranks)
+
+
+def test_contradictory_feedback_is_no_repetition() -> None:
+    rows = [judged("a", True), judged("a", False), judged("b", True)]
+    assert counted(contradictory_feedback(rows)) == ("warn", 2, 3)
+    assert counted(duplicates(rows)) == ("info", 0, 3)
+    assert counted(contradictory_feedback([judged("a", True), judged("b", False)])) == ("info", 0, 2)
+
+
+def test_one_sided_labels() -> None:
+    assert one_sided_labels([judged("a", True), judged("b", True)]).level == "warn"
+    assert one_sided_labels([judged("a", False)]).level == "warn"
+    both = one_sided_labels([judged("a", True), judged("b", False), judged("c", False)])
+    assert (both.level, both.figures) == ("info", {"desirable": 1, "rows": 3})
+
+
+def test_tied_rankings() -> None:
+    some = tied_rankings([ranked(0, 0), ranked(0, 1, 1), ranked(0, 1, 2)])
+    assert (some.level, some.figures) == ("info", {"tied": 1, "partly": 2, "rows": 3})
+    assert tied_rankings([ranked(0, 0)]).level == "warn"
+
+
+def test_checks_of_feedback_and_rankings() -> None:
+    assert [finding.name for finding in check_records([judged("a", True)])] == [
+        "duplicates",
+        "contradictory_feedback",
+        "one_sided_labels",
+    ]
+    # The best is the shortest in one ranking and the longest in the other; the worst stands against it.
+    found = check_records([ranked(0, 1, 2), ranked(2, 1, 0)])
+    assert [finding.name for finding in found] == ["duplicates", "tied_rankings", "length_bias"]
+    assert found[2].figures["accuracy"] == 0.5
+    assert [finding.name for finding in check_records([ranked(0, 0)])] == ["duplicates", "tied_rankings"]
+
+
+def test_the_length_bias_of_rankings_is_that_of_the_best_against_the_worst() -> None:
+    rankings = [Ranking(Prompt.of(f"Q{number}"), ("aa", "aaa", "a"), (0, 1, 2)) for number in range(20)]
+    (bias,) = [finding for finding in check_records(rankings) if finding.name == "length_bias"]
+    assert bias.figures["accuracy"] == 1.0  # against the second best it would be 0

@@ -117,10 +117,40 @@ def test_an_inspection_is_shown_whole(tmp_path: Path) -> None:
     text = printed(pairs_file(tmp_path))
     assert "pairs, format trl-pairs (prompt, chosen, rejected)" in text
     assert "11 on 5 different prompts" in text
-    assert "1 pairs with two equal sides" in text
+    assert "1 rows whose replies are all equal" in text
     assert "line 12: 'chosen' is an empty reply" in text
     assert "lengths in characters" in text
     assert "warning: " in text
+
+
+def test_what_a_file_serves_as_and_its_other_columns_are_shown(tmp_path: Path) -> None:
+    ranked = {"prompt": "Q", "completions": ["a", "b"], "ranks": [0, 1], "source": "s\x1b"}
+    text = printed(written(tmp_path, ranked))
+    assert "pairs (the best reply against a random other one)" in text
+    assert "other columns" in text and r"source" in text
+    lone = printed(written(tmp_path, {"prompt": "Q"}))
+    assert "serves as" not in lone and "other columns" not in lone
+
+
+def test_lengths_of_judged_replies_stand_by_what_was_said_of_them(tmp_path: Path) -> None:
+    rows = [{"prompt": "Q", "completions": ["aaaa", "bb", "c" * 6], "ranks": [1, 0, 1]}]
+    rows += [{"prompt": "Q", "completions": ["d", "ee"], "ranks": [2, 3]}]
+    ranked = inspect_file(written(tmp_path, *rows))
+    longest = {part.part: (part.quantiles["shortest"], part.quantiles["longest"]) for part in ranked.lengths}
+    assert longest == {"prompt": (1, 1), "rank 0": (1, 2), "rank 1": (2, 6)}
+    assert [completion.name for completion in ranked.examples[0].completions] == ["rank 1", "rank 0", "rank 1"]
+    judged = inspect_file(written(tmp_path, *({"prompt": "Q", "completion": "A", "label": bit} for bit in (0, 1))))
+    assert [part.part for part in judged.lengths] == ["prompt", "desirable", "undesirable"]
+    many = {"prompt": "Q", "completions": [str(rank) for rank in range(12)], "ranks": list(range(12))}
+    order = [part.part for part in inspect_file(written(tmp_path, many)).lengths]
+    assert order == ["prompt", *(f"rank {rank}" for rank in range(12))]
+
+
+def test_the_scores_of_a_rating_are_shown(tmp_path: Path) -> None:
+    row = {"prompt": "Q", "completion": "A", "scores": {"helpfulness": 4, "verbosity": 1.5}}
+    inspection = inspect_file(written(tmp_path, row))
+    assert inspection.examples[0].completions == (Completion("helpfulness 4, verbosity 1.5", "A", None),)
+    assert [part.part for part in inspection.lengths] == ["prompt", "completion"]
 
 
 def test_prompts_are_dim_completions_green_and_the_end_reversed(tmp_path: Path) -> None:

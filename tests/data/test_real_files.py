@@ -6,14 +6,18 @@ comparing what stands before, and looking for empty texts.
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from palate.data.checks import length_bias, shared_prompts, split_by_prompt
+from palate.data.inspect import inspect_file, render
 from palate.data.recognition import Dataset, Mapping, read
 from palate.errors import DataError
+from palate.records import PreferencePair
 
 DATA = Path(os.environ.get("PALATE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 
@@ -95,16 +99,113 @@ def test_alpaca() -> None:
 
 
 @pytest.mark.parametrize(("name", "rows"), [("train", 500), ("test", 200)])
-def test_gsm8k_needs_a_mapping_and_keeps_its_answers(name: str, rows: int) -> None:
+def test_gsm8k_gives_solutions_and_final_numbers(name: str, rows: int) -> None:
     path = DATA / "gsm8k" / f"{name}.jsonl"
-    with pytest.raises(DataError, match="Rename 'question' to 'prompt' and 'answer' to 'completion'"):
-        read(path)
-    data = read(path, "prompts", mapping=Mapping("prompts", "prompts", {"prompt": "question"}))
-    assert len(data.records) == rows
+    prompts, solutions = read(path, "prompts").records, read(path, "demonstrations").records
+    assert len(prompts) == len(solutions) == rows
+    assert tuple(solution.prompt for solution in solutions) == prompts
+    assert all(prompt.fields["answer"].lstrip("-").isdecimal() for prompt in prompts)  # eight have commas in the file
+    assert all("\n#### " in solution.completion for solution in solutions)
+
+
+def test_gsm8k_keeps_its_columns_where_a_mapping_says_so() -> None:
+    mapping = Mapping("prompts", "prompts", {"prompt": "question"})
+    data = read(DATA / "gsm8k/test.jsonl", "prompts", mapping=mapping)
     assert all("\n#### " in prompt.fields["answer"] for prompt in data.records)
 
 
-def test_ranked_answers_serve_as_prompts_alone() -> None:
-    data = read(DATA / "ranked/alpaca_eval_k4.jsonl.gz", "prompts")
-    assert len(data.records) == 2093
-    assert set(data.records[0].fields) == {"source", "group", "judge", "responses"}
+def test_four_ranked_answers() -> None:
+    path = DATA / "ranked/alpaca_eval_k4.jsonl.gz"
+    with pytest.raises(DataError, match=r"line 433: 'responses\[1\].text' is an empty reply"):
+        read(path)
+    data = read(path, on_bad="skip")
+    assert (data.mapping.format, len(data.records)) == ("ranked-responses", 2092)
+    assert data.records[0].ranks == (2, 1, 0, 3)
+    assert data.records[0].completions[3].endswith("are Tom Hanks, Meryl Streep, and Christopher Walken.")
+    assert sum(len(set(ranking.ranks)) < 4 for ranking in data.records) == 573
+    assert set(data.records[0].prompt.fields) == {"source", "group", "judge"}
+
+
+def test_four_ranked_answers_serve_as_pairs_and_ratings() -> None:
+    path = DATA / "ranked/alpaca_eval_k4.jsonl.gz"
+    rankings = {ranking.prompt.line: ranking for ranking in read(path, on_bad="skip").records}
+    pairs = read(path, "pairs", on_bad="skip")
+    assert (len(pairs.records), pairs.dropped_equal) == (2091, 1)  # one row ties throughout
+    for pair in pairs.records:
+        ranked = rankings[pair.prompt.line]
+        chosen, rejected = map(ranked.completions.index, (pair.chosen, pair.rejected))
+        assert 0 == ranked.ranks[chosen] < ranked.ranks[rejected]
+    ratings = read(path, "ratings", on_bad="skip").records
+    assert len(ratings) == 4 * 2092
+    assert ratings[1].scores == {"score": 5.77e-06, "logit": -12.0628}
+
+
+@pytest.mark.parametrize(("name", "rows"), [("llmbar", 264), ("mtbench_human_majority", 120)])
+def test_llmbar_chooses_the_output_of_its_label(name: str, rows: int) -> None:
+    pairs = read(DATA / "llmbar" / f"{name}.jsonl").records
+    assert len(pairs) == rows
+    assert all(isinstance(pair, PreferencePair) for pair in pairs)
+
+
+def test_llmbar_by_two_rows_of_known_label() -> None:
+    natural = read(DATA / "llmbar/llmbar.jsonl").records
+    assert natural[-1].chosen == "What is the meaning of life"
+    majority = read(DATA / "llmbar/mtbench_human_majority.jsonl").records
+    assert majority[60].chosen.split() == ["Literature.", "History.", "Science.", "Art."]
+
+
+def test_pandalm_ranks_by_the_majority_of_its_annotators() -> None:
+    data = read(DATA / "multi_annotator/pandalm.jsonl", on_bad="skip")
+    # 44 rows have an empty response and 6 one that is true or false. Of all rows 411 vote for the second, 354 for the
+    # first and 97 for neither; nobody disagrees on all three.
+    reasons = [reason for _, reason in data.skipped]
+    assert sum("is an empty reply" in reason for reason in reasons) == 44
+    assert sum("is true or false" in reason for reason in reasons) == 6
+    assert len(data.records) == 862 - 50
+    assert data.records[0].ranks == (1, 0)
+    assert data.records[0].prompt.fields["annotator3"] == 2
+    ties = sum(ranking.ranks == (0, 0) for ranking in data.records)
+    pairs = read(DATA / "multi_annotator/pandalm.jsonl", "pairs", on_bad="skip")
+    assert (len(pairs.records), pairs.dropped_equal) == (812 - ties, ties)
+    assert 0 < ties <= 97
+
+
+def test_truthfulqa_serves_as_pairs_under_a_mapping() -> None:
+    path = DATA / "truthfulqa/truthfulqa.jsonl"
+    with pytest.raises(DataError, match="'best_answer' to 'chosen' and 'best_incorrect_answer' to 'rejected'"):
+        read(path)
+    columns = {"prompt": "question", "chosen": "best_answer", "rejected": "best_incorrect_answer"}
+    pairs = read(path, mapping=Mapping("trl-pairs", "pairs", columns)).records
+    assert len(pairs) == 496
+    assert pairs[0].rejected == "You grow watermelons in your stomach"
+
+
+@pytest.mark.parametrize("name", ["judgments", "arguments"])
+def test_judgements_apart_from_their_texts_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match="the format is not known"):
+        read(DATA / "multi_annotator/ukp_convarg" / f"{name}.jsonl.gz")
+
+
+def test_votes_without_texts_are_shown_as_prompts_with_their_columns() -> None:
+    inspection = inspect_file(DATA / "multi_annotator/llm_judges_alpaca_eval.jsonl.gz")
+    assert inspection.mapping.kind == "prompts"
+    assert inspection.fields == ("model_1", "model_2", "preference_1_to_2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alpaca/alpaca.jsonl",
+        "gsm8k/test.jsonl",
+        "hh/helpful-online/test.jsonl.gz",
+        "llmbar/llmbar.jsonl",
+        "multi_annotator/pandalm.jsonl",
+        "ranked/alpaca_eval_k4.jsonl.gz",
+    ],
+)
+def test_every_kind_can_be_shown(name: str) -> None:
+    inspection = inspect_file(DATA / name)
+    console = Console(width=120, file=io.StringIO())
+    console.print(render(inspection))
+    assert isinstance(console.file, io.StringIO)
+    assert f"format {inspection.mapping.format}" in console.file.getvalue()

@@ -268,11 +268,21 @@ def test_what_cannot_serve_is_refused(tmp_path: Path, row: dict[str, str], kind:
         read(written(tmp_path, row), kind)
 
 
-def test_judged_replies_are_not_imitated(tmp_path: Path) -> None:
-    path = written(tmp_path, {"prompt": "Q", "completion": "a bad one", "label": False})
-    with pytest.raises(DataError, match="'label' is a judgement"):
+JUDGED = [
+    {"prompt": "Q", "completion": "a bad one", "label": False},
+    {"prompt": "Q", "completion": "a bad one", "label": 0},
+    {"messages": [user("Q"), assistant("a bad one")], "label": False},
+    {"prompt": "Q", "completion": "a bad one", "scores": {"helpfulness": 0}},
+    {"prompt": "Q", "response": "a bad one", "helpfulness": 0},
+]
+
+
+@pytest.mark.parametrize("row", JUDGED)
+def test_judged_replies_are_not_imitated(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = written(tmp_path, row)
+    with pytest.raises(DataError, match="is a judgement, which is neither imitated nor compared"):
         read(path, "demonstrations")
-    assert read(path, "prompts").records == (question("Q", completion="a bad one", label=False),)
+    assert read(path, "prompts").records == (question("Q"),)
 
 
 # --- bad rows ---
@@ -369,7 +379,7 @@ def test_equal_sides_are_dropped_and_counted(tmp_path: Path, row: dict[str, str]
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no row is left: 0 are bad and 1 are pairs with two equal sides"):
+    with pytest.raises(DataError, match="no row is left: 0 are bad and 1 prefer nothing"):
         read(written(tmp_path, {"prompt": "Q", "chosen": "same", "rejected": "same"}))
     with pytest.raises(DataError, match=r"no row is left: 1 are bad .* is line 1: 'chosen' is an empty reply"):
         read(written(tmp_path, {**PAIR, "chosen": ""}), on_bad="skip")
@@ -396,6 +406,33 @@ def test_a_mixed_file_is_refused_with_what_was_seen(tmp_path: Path) -> None:
         read(path, on_bad="skip")
     assert "300 rows of trl-pairs (first in line 1)" in str(caught.value)
     assert "1 rows of trl-completions (first in line 301)" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"question": "Q", "answer": "48/2 = <<48/2=24>>24\n48+24 = 72\n#### 72"}, "72"),
+        ({"question": "Q", "answer": "so\n#### $1,234,567 "}, "$1234567"),
+        ({"question": "Q", "answer": "1,2 and 3"}, "1,2 and 3"),
+        ({"question": "Q", "answer": "## a\n#### a title\nand text"}, "## a\n#### a title\nand text"),
+        ({"prompt": "Q", "answer": "#### -4"}, "-4"),
+        ({"prompt": "Q", "answer": "four"}, "four"),
+    ],
+)
+def test_an_answer_is_both_imitated_and_verified(tmp_path: Path, row: dict[str, str], answer: str) -> None:
+    path = written(tmp_path, {**row, "level": 3})
+    prompt = question("Q", level=3, answer=answer)
+    assert read(path, "prompts").records == (prompt,)
+    assert read(path, "demonstrations").records == (Demonstration(prompt, row["answer"]),)
+
+
+def test_prompts_whose_answers_are_no_texts_can_be_verified_but_not_imitated(tmp_path: Path) -> None:
+    path = written(tmp_path, {"prompt": "Q", "answer": 4}, {"prompt": "Q"})
+    assert read(path).records == (question("Q", answer=4), question("Q", line=2))
+    with pytest.raises(DataError, match="line 1: 'answer' is a number, and must be text"):
+        read(path, "demonstrations")
+    with pytest.raises(DataError, match="line 1: 'answer' is null, and must be text"):
+        read(written(tmp_path, {"prompt": "Q"}, {"prompt": "Q", "answer": "4"}), "demonstrations")
 
 
 def test_an_unknown_shape_says_what_it_has_and_how_to_rename(tmp_path: Path) -> None:
@@ -442,10 +479,23 @@ def test_a_mapping_goes_into_a_table_and_back(tmp_path: Path) -> None:
     [
         ({"format": "trl-pair", "kind": "pairs", "columns": {}}, "Did you mean 'trl-pairs'"),
         ({"format": "prompts", "kind": "pairs", "columns": {"prompt": "q"}}, "holds prompts, not 'pairs'"),
-        ({"format": "prompts", "kind": "prompts", "columns": {}}, "needs the columns prompt; given are none"),
+        (
+            {"format": "prompts", "kind": "prompts", "columns": {}},
+            "needs the columns prompt, answer .optional.; given are none",
+        ),
         (
             {"format": "prompts", "kind": "prompts", "columns": {"prompt": "q", "x": "y"}},
             "given are prompt, x",
+        ),
+        ({"format": "prompts", "kind": "prompts", "columns": {"prompt": "q"}, "rejected": "worst"}, "also rejected"),
+        (
+            {
+                "format": "rankings",
+                "kind": "rankings",
+                "columns": {name: name for name in ("prompt", "completions", "ranks")},
+                "rejected": "best",
+            },
+            "rejected is 'best'; it must be 'random' or 'worst'",
         ),
         ({"format": "prompts", "kind": "prompts"}, "a table of columns"),
         ({"format": "prompts", "kind": "prompts", "columns": "prompt"}, "a table of columns"),
