@@ -7,6 +7,16 @@ from torch import Tensor
 from palate.ops.diagnostics import Clip, clip_range
 
 
+def policy_gradient(
+    *, logprobs: Float[Tensor, "*shape"], advantages: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """The policy gradient as a loss: −A·log π, whose derivative is that of −E[A] where π drew the samples.
+
+    REINFORCE, Williams, 1992; Sutton et al., 1999.
+    """
+    return -advantages * logprobs
+
+
 def clipped_surrogate(
     *,
     logprobs: Float[Tensor, "*shape"],

@@ -44,3 +44,95 @@ def plackett_luce(
     lowest = torch.finfo(scores.dtype).min
     log_normaliser = scores.unsqueeze(1).masked_fill(~rivals, lowest).logsumexp(-1)
     return zero_masked(log_normaliser - scores, mask).sum(-1)
+
+
+def soft_bradley_terry(
+    *, first: Float[Tensor, "*shape"], second: Float[Tensor, "*shape"], preference: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """Cross-entropy of a comparison whose label is the probability p that the first wins; a tie is p = ½.
+
+    −p·log σ(d) − (1 − p)·log σ(−d),  d = r_first − r_second
+
+    Bradley-Terry with a soft label; a tie costs least, ln 2, where the scores are equal.
+    """
+    difference = first - second
+    return -preference * logsigmoid(difference) - (1 - preference) * logsigmoid(-difference)
+
+
+def davidson(
+    *,
+    first: Float[Tensor, "*shape"],
+    second: Float[Tensor, "*shape"],
+    preference: Float[Tensor, "*shape"],
+    tie_weight: float | int,
+) -> Float[Tensor, "*shape"]:
+    """Negative log-likelihood of a comparison that may end in a tie, which has a probability of its own.
+
+    P(first wins) = e^{d/2}/Z,  P(tie) = ν/Z,  Z = e^{d/2} + e^{−d/2} + ν,  d = r_first − r_second
+
+    Davidson, "On Extending the Bradley-Terry Model to Accommodate Ties", 1970, whose ν is `tie_weight`: equals tie with
+    probability ν/(2 + ν). `preference` is 1 where the first won, 0 where the second, ½ for a tie. Raises ValueError
+    unless ν > 0.
+    """
+    if not tie_weight > 0:
+        raise ValueError(f"tie_weight is {tie_weight}; it weighs a tie beside the two wins, so it must be above 0.")
+    half = (first - second) / 2
+    log_tie = torch.full_like(half, tie_weight).log()
+    log_normaliser = torch.stack([half, -half, log_tie]).logsumexp(0)
+    won = (2 * preference - 1) * half
+    return log_normaliser - torch.where(preference == 0.5, log_tie, won)
+
+
+def all_pairs(
+    *,
+    scores: Float[Tensor, "prompts completions"],
+    ranks: Int[Tensor, "prompts completions"],
+    mask: Bool[Tensor, "prompts completions"],
+    ties: str = "skip",
+    tie_weight: float | int = 1,
+) -> Float[Tensor, " prompts"]:
+    """Mean Bradley-Terry loss of all comparisons that a ranking makes: each prompt counts once, however many it ranks.
+
+    ℓ = −1/|C| Σ_{(i, j) ∈ C} log σ(s_i − s_j),  C = {(i, j): rank_i < rank_j}
+
+    Ouyang et al., arXiv 2203.02155, eq. 1, where |C| = K(K − 1)/2; rank 0 is the best. Completions of equal rank are
+    not compared ("skip": the ranking is a partial order), count as half a win for each ("half"), or as a tie of
+    Davidson's model with ν = `tie_weight` ("davidson", which then holds for the wins too). Masked completions are in no
+    comparison, and a row without one gives 0. Raises ValueError for another `ties`.
+    """
+    if ties not in ("skip", "half", "davidson"):
+        raise ValueError(f"ties is {ties!r}; equal ranks are handled by 'skip', 'half' or 'davidson'.")
+    compared = comparisons(ranks=ranks, mask=mask, ties=ties != "skip")
+    scores = zero_masked(scores, mask)
+    first, second = (side.expand_as(compared) for side in (scores.unsqueeze(2), scores.unsqueeze(1)))
+    preference = (1 + (ranks.unsqueeze(1) - ranks.unsqueeze(2)).sign()).to(scores.dtype) / 2
+    if ties == "davidson":
+        losses = davidson(first=first, second=second, preference=preference, tie_weight=tie_weight)
+    else:
+        losses = soft_bradley_terry(first=first, second=second, preference=preference)
+    return zero_masked(losses, compared).sum((1, 2)) / compared.sum((1, 2)).clamp(min=1)
+
+
+def comparisons(
+    *, ranks: Int[Tensor, "prompts completions"], mask: Bool[Tensor, "prompts completions"], ties: bool
+) -> Bool[Tensor, "prompts completions completions"]:
+    """Which pairs (i, j) of a ranking are compared, each once: the better first, ties (where they count) with i < j."""
+    better = ranks.unsqueeze(2) < ranks.unsqueeze(1)
+    if ties:
+        equal = ranks.unsqueeze(2) == ranks.unsqueeze(1)
+        better = better | (equal & torch.ones_like(equal).triu(1))
+    return better & mask.unsqueeze(2) & mask.unsqueeze(1)
+
+
+def attribute_regression(
+    *,
+    predictions: Float[Tensor, "batch attributes"],
+    targets: Float[Tensor, "batch attributes"],
+    mask: Bool[Tensor, "batch attributes"],
+) -> Float[Tensor, "batch attributes"]:
+    """Squared error of each attribute that was scored, (r_a − s_a)²; 0 where it was not.
+
+    Wang et al., arXiv 2406.08673 (HelpSteer2); Wang et al., arXiv 2406.12845 (ArmoRM). In the squared units of the
+    scores.
+    """
+    return (zero_masked(predictions, mask) - zero_masked(targets, mask)).square()

@@ -1,7 +1,7 @@
 """From rewards or scores to advantages: how much better a token or completion did than was to be expected."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from palate.ops.masking import Moments, at_least_float32, zero_masked
@@ -33,6 +33,21 @@ def gae(
         next_advantage = torch.where(mask[:, t], advantage, next_advantage)
         next_value = torch.where(mask[:, t], values[:, t], next_value)
     return advantages, advantages + values
+
+
+def group_rows(*, group_ids: Int[Tensor, " batch"]) -> Int[Tensor, "prompts group"]:
+    """The rows of each group, wherever in the batch they stand: `x[group_rows(…)]` is [P, G].
+
+    Groups come in the order of their ids, a group's rows in the order of the batch. Raises ValueError where groups
+    differ in size.
+    """
+    sizes = group_ids.unique(return_counts=True)[1]
+    if len(sizes.unique()) > 1:
+        raise ValueError(
+            f"group_ids has groups of {int(sizes.min())} to {int(sizes.max())} rows; the groups of a batch are of one "
+            "size, so keep or drop a group as a whole."
+        )
+    return group_ids.argsort(stable=True).view(len(sizes), -1)
 
 
 def leave_one_out(*, scores: Float[Tensor, "prompts group"]) -> Float[Tensor, "prompts group"]:

@@ -23,6 +23,22 @@ def clip_range(clip: Clip) -> tuple[float, float]:
     return 1.0 - low, 1.0 + high
 
 
+def clipped(
+    *,
+    logprobs: Float[Tensor, "*shape"],
+    old_logprobs: Float[Tensor, "*shape"],
+    advantages: Float[Tensor, "*shape"],
+    clip: Clip,
+) -> Float[Tensor, "*shape"]:
+    """1 where the clip removes the gradient, ρ > 1 + high and A > 0, or ρ < 1 − low and A < 0; else 0.
+
+    A ratio outside the interval whose advantage pulls it back is not clipped and does not count.
+    """
+    ratio = (logprobs - old_logprobs).exp()
+    low, high = clip_range(clip)
+    return (((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))).to(ratio.dtype)
+
+
 def clip_fraction(
     *,
     logprobs: Float[Tensor, "*shape"],
@@ -31,14 +47,8 @@ def clip_fraction(
     mask: Bool[Tensor, "*shape"],
     clip: Clip,
 ) -> Float[Tensor, ""]:
-    """Share of real tokens whose gradient the clip removes: ρ > 1 + high and A > 0, or ρ < 1 − low and A < 0.
-
-    A ratio outside the interval whose advantage pulls it back is not clipped and does not count.
-    """
-    ratio = zero_masked(logprobs - old_logprobs, mask).exp()
-    low, high = clip_range(clip)
-    active = ((ratio > high) & (advantages > 0)) | ((ratio < low) & (advantages < 0))
-    return masked_mean(active.to(ratio.dtype), mask)
+    """Share of real tokens whose gradient the clip removes, the mean of `clipped`."""
+    return masked_mean(clipped(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, clip=clip), mask)
 
 
 def approx_kl(

@@ -35,3 +35,12 @@ def reduce(
             return masked_mean(loss, mask, dim=-1).sum() / denominator
         case _:
             raise ValueError(f"by is {by!r}; a loss is reduced by 'token', 'sequence' or 'fixed'.")
+
+
+def sequence_mean(x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """The mean of each row's real entries at every one of them, 0 elsewhere.
+
+    Of log-probabilities it is the log of a completion's per-token geometric mean, whose ratio GSPO clips (Zheng et
+    al., arXiv 2507.18071, eq. 7).
+    """
+    return zero_masked(masked_mean(x, mask, dim=-1).unsqueeze(-1).expand(mask.shape), mask)

@@ -1,10 +1,30 @@
 """From a completion's score to one reward a token."""
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from palate.ops.kl import kl_estimate
 from palate.ops.masking import zero_masked
+
+
+def soft_overlong(
+    *, lengths: Int[Tensor, " batch"], limit: float | int, buffer: float | int
+) -> Float[Tensor, " batch"]:
+    """What a completion of L tokens loses as it nears the limit: 0 at first, −1 at the end, a line between.
+
+    min(0, max(−1, (limit − buffer − L)/buffer))
+
+    DAPO, Yu et al., arXiv 2503.14476, eq. 13. `limit` and `buffer` are in tokens; with a buffer of 0 the
+    penalty is 0 throughout. Raises ValueError unless 0 ≤ buffer ≤ limit.
+    """
+    if not 0 <= buffer <= limit:
+        raise ValueError(
+            f"buffer is {buffer} and limit {limit}; the penalty grows over the last tokens before the limit."
+        )
+    if buffer == 0:
+        return torch.zeros(lengths.shape, device=lengths.device)
+    return ((limit - buffer - lengths) / buffer).clamp(-1, 0)
 
 
 def shaped_rewards(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from palate.losses import clipped_surrogate
+from palate.losses import clipped_surrogate, policy_gradient
 
 # ratio, advantage, loss, gradient in log π (−ρ·A where alive, 0 where clipped); ε = .2
 CASES = [
@@ -69,3 +69,20 @@ def test_derivative():
 def test_a_bad_clip_is_refused():
     with pytest.raises(ValueError, match="clip is"):
         loss_and_gradient(1.0, 1.0, (2, 0.2))
+
+
+def test_policy_gradient_by_hand():
+    # −A·log π, whose derivative in log π is −A.
+    logprobs = torch.tensor([-1.5, -0.2], dtype=torch.float64).requires_grad_()
+    losses = policy_gradient(logprobs=logprobs, advantages=torch.tensor([2.0, -3.0], dtype=torch.float64))
+    assert losses.tolist() == pytest.approx([3.0, -0.6], rel=1e-14)
+    assert torch.autograd.grad(losses.sum(), logprobs)[0].tolist() == [-2, 3]
+
+
+def test_on_the_policy_itself_both_losses_have_one_gradient():
+    logprobs, advantages = torch.randn(2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    logprobs.requires_grad_()
+    plain = policy_gradient(logprobs=logprobs, advantages=advantages)
+    clipped = clipped_surrogate(logprobs=logprobs, old_logprobs=logprobs.detach(), advantages=advantages, clip=0.2)
+    first, second = (torch.autograd.grad(loss.sum(), logprobs)[0] for loss in (plain, clipped))
+    assert torch.equal(first, second)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.ops import gae, group_normalised, leave_one_out, masked_mean, masked_var, moments, whiten
+from palate.ops import gae, group_normalised, group_rows, leave_one_out, masked_mean, masked_var, moments, whiten
 
 seeds = st.integers(0, 10**6)
 
@@ -77,6 +77,21 @@ def test_gae_gradient_is_finite_beside_nan_in_padding():
 def test_leave_one_out_by_hand():
     # 1 − (2 + 6)/2, 2 − (1 + 6)/2, 6 − (1 + 2)/2.
     assert leave_one_out(scores=rows([1, 2, 6]))[0].tolist() == pytest.approx([-3, -1.5, 4.5], rel=1e-14)
+
+
+def test_group_rows_by_hand():
+    assert group_rows(group_ids=torch.tensor([7, 1, 7, 1])).tolist() == [[1, 3], [0, 2]]
+    with pytest.raises(ValueError, match="groups of 1 to 2 rows"):
+        group_rows(group_ids=torch.tensor([7, 1, 7]))
+
+
+@given(seed=seeds, size=st.integers(1, 4), count=st.integers(1, 5))
+def test_group_rows_finds_every_row_once_whatever_the_order(seed, size, count):
+    order = torch.randperm(size * count, generator=torch.Generator().manual_seed(seed))
+    group_ids = torch.arange(count).repeat_interleave(size)[order] * 3
+    rows = group_rows(group_ids=group_ids)
+    assert sorted(rows.flatten().tolist()) == list(range(size * count))
+    assert group_ids[rows].tolist() == [[3 * group] * size for group in range(count)]
 
 
 def test_group_normalised_by_hand():

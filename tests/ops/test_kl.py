@@ -68,6 +68,117 @@ def test_k3_in_the_loss_has_the_gradient_of_the_forward_kl():
     assert expected_gradient_in_the_loss("k3") == pytest.approx([-0.3, 0.4, -0.1], rel=1e-13)
 
 
+def expected_gradient_in_the_reward(kind: str) -> list[float]:
+    """Gradient in the logits of Σ_y π(y)·k(y), k held fixed, as the policy gradient of a reward k holds it."""
+    logits = POLICY.log().requires_grad_()
+    estimates = kl_estimate(logprobs=POLICY.log(), ref_logprobs=REFERENCE.log(), kind=kind)
+    return torch.autograd.grad((torch.softmax(logits, 0) * estimates).sum(), logits)[0].tolist()
+
+
+def test_k1_in_the_reward_has_the_gradient_of_the_reverse_kl():
+    expected = [p * (math.log(p / q) - KL) for p, q in zip([0.2, 0.7, 0.1], [0.5, 0.3, 0.2], strict=True)]
+    assert expected_gradient_in_the_reward("k1") == pytest.approx(expected, rel=1e-13)
+
+
+def test_k3_in_the_reward_has_the_difference_of_both_gradients():
+    # Σ_y ∇π·(ref/π − 1 + log π/ref): the last term gives ∇KL(π‖ref), the first Σ_y ref·∇log π = −∇KL(ref‖π).
+    reverse = [p * (math.log(p / q) - KL) for p, q in zip([0.2, 0.7, 0.1], [0.5, 0.3, 0.2], strict=True)]
+    forward = [-0.3, 0.4, -0.1]
+    expected = [one - other for one, other in zip(reverse, forward, strict=True)]
+    assert expected_gradient_in_the_reward("k3") == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize(("kind", "order"), [("k1", 1), ("k2", 2), ("k3", 2)])
+def test_near_the_reference_only_k1_in_the_reward_holds(kind, order):
+    # A step of size h from the reference: the gradient of k1 shrinks with h, those of k2 and k3 with h².
+    sizes = []
+    for step in (1e-2, 1e-3):
+        policy = torch.softmax(REFERENCE.log() + step * torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64), 0)
+        logits = policy.log().requires_grad_()
+        estimates = kl_estimate(logprobs=policy.log(), ref_logprobs=REFERENCE.log(), kind=kind)
+        sizes.append(torch.autograd.grad((torch.softmax(logits, 0) * estimates).sum(), logits)[0].norm().item())
+    assert math.log10(sizes[0] / sizes[1]) == pytest.approx(order, abs=0.05)
+
+
+# ---- two tokens of two ids: first [2], second [2, 2] given the first; one number a token.
+
+
+def log_chains(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Token log-probabilities of the four sequences, [4, 2]."""
+    head, tail = torch.log_softmax(first, 0), torch.log_softmax(second, 1)
+    return torch.stack([head.repeat_interleave(2), tail.flatten()], dim=1)
+
+
+FIRST = torch.tensor([0.3, -0.4], dtype=torch.float64)
+SECOND = torch.tensor([[0.5, 0.1], [-0.7, 0.2]], dtype=torch.float64)
+TWO_REFERENCE = log_chains(torch.zeros_like(FIRST), torch.tensor([[0.0, 1.0], [3.0, 0.0]], dtype=torch.float64))
+
+
+def gradients(loss) -> list[float]:
+    """Gradient of `loss(logs [4, 2])` in all six logits."""
+    first, second = FIRST.clone().requires_grad_(), SECOND.clone().requires_grad_()
+    logs = log_chains(first, second)
+    found = torch.autograd.grad(loss(logs), (first, second), allow_unused=True)
+    return torch.cat([(torch.zeros(1) if one is None else one).flatten() for one in found]).tolist()
+
+
+PROBABILITIES = log_chains(FIRST, SECOND).sum(1).exp()
+
+
+def in_the_loss(kind: str) -> list[float]:
+    """Expected gradient of the sum over tokens of k(x_t), sequences drawn from π."""
+    return gradients(
+        lambda logs: (PROBABILITIES * kl_estimate(logprobs=logs, ref_logprobs=TWO_REFERENCE, kind=kind).sum(1)).sum()
+    )
+
+
+def whole_kl(logs: torch.Tensor) -> torch.Tensor:
+    """KL(π‖ref) of sequences, exactly."""
+    return (logs.sum(1).exp() * (logs - TWO_REFERENCE).sum(1)).sum()
+
+
+def each_token(logs: torch.Tensor, forward: bool) -> torch.Tensor:
+    """The KL at each token exactly, first tokens weighted as they come, their probability held fixed."""
+    pairs = logs.view(2, 2, 2), TWO_REFERENCE.view(2, 2, 2)
+    p, q = pairs[::-1] if forward else pairs
+    first = (p[:, 0, 0].exp() * (p[:, 0, 0] - q[:, 0, 0])).sum()
+    second = (p[:, :, 1].exp() * (p[:, :, 1] - q[:, :, 1])).sum(1)
+    return first + (torch.softmax(FIRST, 0) * second).sum()
+
+
+def test_on_two_tokens_k1_in_the_loss_still_has_no_gradient():
+    assert in_the_loss("k1") == pytest.approx([0] * 6, abs=1e-15)
+
+
+def test_on_two_tokens_token_level_k2_is_a_partial_gradient():
+    # It leaves out how the first token changes what the second will cost: E[∇log π_1·x_2], which is not zero.
+    found = in_the_loss("k2")
+    assert found == pytest.approx(gradients(lambda logs: each_token(logs, forward=False)), rel=1e-12)
+    whole = gradients(whole_kl)
+    assert found[2:] == pytest.approx(whole[2:], rel=1e-12)
+    weight = PROBABILITIES * (log_chains(FIRST, SECOND) - TWO_REFERENCE)[:, 1]
+    left_out = gradients(lambda logs: (weight * logs[:, 0]).sum())
+    assert [one + other for one, other in zip(found, left_out, strict=True)] == pytest.approx(whole, rel=1e-12)
+    assert max(map(abs, left_out)) > 0.01
+
+
+def test_on_two_tokens_k2_of_the_whole_sequence_is_the_gradient():
+    def sequence_k2(logs):
+        x = logs.sum(1)
+        return (PROBABILITIES * kl_estimate(logprobs=x, ref_logprobs=TWO_REFERENCE.sum(1), kind="k2")).sum()
+
+    assert gradients(sequence_k2) == pytest.approx(gradients(whole_kl), rel=1e-12)
+
+
+def test_on_two_tokens_k3_pulls_at_each_token_towards_the_reference():
+    assert in_the_loss("k3") == pytest.approx(gradients(lambda logs: each_token(logs, forward=True)), rel=1e-12)
+
+
+def test_on_two_tokens_k1_in_the_reward_is_the_gradient():
+    x = (log_chains(FIRST, SECOND) - TWO_REFERENCE).sum(1)
+    assert gradients(lambda logs: (logs.sum(1).exp() * x).sum()) == pytest.approx(gradients(whole_kl), rel=1e-12)
+
+
 def test_an_unknown_estimator_is_refused():
     with pytest.raises(ValueError, match="'k4'"):
         kl_estimate(logprobs=POLICY, ref_logprobs=REFERENCE, kind="k4")

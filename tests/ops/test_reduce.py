@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.ops import reduce
+from palate.ops import reduce, sequence_mean
 
 LOSS = torch.tensor([[1.0, 2.0, 6.0], [4.0, math.nan, math.nan], [math.nan] * 3], dtype=torch.float64)
 MASK = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
@@ -53,3 +53,14 @@ def test_an_unknown_way_is_refused():
 def test_a_denominator_that_is_not_positive_is_refused(denominator):
     with pytest.raises(ValueError, match="denominator is"):
         reduce(loss=LOSS, mask=MASK, by="token", denominator=denominator)
+
+
+def test_sequence_mean_by_hand():
+    # (1 + 2 + 6)/3 at each of three tokens, 4 at the one, nothing in a row without any.
+    assert sequence_mean(LOSS, MASK).tolist() == [[3, 3, 3], [4, 0, 0], [0, 0, 0]]
+
+
+def test_the_gradient_of_a_sequence_mean_reaches_every_real_token_alike():
+    x = LOSS.clone().requires_grad_()
+    sequence_mean(x, MASK)[:, 0].sum().backward()
+    assert x.grad.flatten().tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 0, 0, 0, 0, 0])

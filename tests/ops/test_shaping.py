@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.ops import kl_estimate, shaped_rewards
+from palate.ops import kl_estimate, shaped_rewards, soft_overlong
 
 NAN = math.nan
 
@@ -45,3 +45,12 @@ def test_without_penalty_the_score_stands_on_the_last_real_token_alone():
         scores=torch.tensor([5.0, -2.0]), logprobs=zeros - 1, ref_logprobs=zeros, mask=mask, kl_coef=0
     )
     assert rewards.tolist() == [[0, 0, 5], [0, -2, 0]]
+
+
+def test_soft_overlong_by_hand():
+    # Limit 20, buffer 4: nothing up to 16, then a quarter a token, and never more than 1.
+    lengths = torch.tensor([1, 16, 17, 18, 20, 25])
+    assert soft_overlong(lengths=lengths, limit=20, buffer=4).tolist() == [0, 0, -0.25, -0.5, -1, -1]
+    assert soft_overlong(lengths=lengths, limit=20, buffer=0).eq(0).all()
+    with pytest.raises(ValueError, match="buffer is 21 and limit 20"):
+        soft_overlong(lengths=lengths, limit=20, buffer=21)
