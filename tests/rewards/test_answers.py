@@ -1,0 +1,86 @@
+"""Final answers: which number or words of a text are meant."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palate.rewards.answers import final_answer, last_number, same_words
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("72", 72),
+        ("The answer is 72.", 72),
+        ("72.0", 72),
+        ("It costs $1,234.50.", Fraction(12345, 10)),
+        ("€ 5", 5),
+        ("-$5", -5),
+        ("$-5", -5),
+        ("−3", -3),
+        ("about 5 or 6 apples", 6),
+        ("9 - 4 = 5", 5),
+        ("from 3-4", 4),
+        ("f(2)-7", 7),
+        ("12,34", 34),
+        ("1,234,567 people", 1_234_567),
+        ("1,2345", 2345),
+        (".5", Fraction(1, 2)),
+        ("3/4", Fraction(3, 4)),
+        ("-3/4 cup", Fraction(-3, 4)),
+        ("1 1/2 hours", Fraction(3, 2)),
+        ("-1 1/2", Fraction(-3, 2)),
+        ("2e3", 2000),
+        ("1.5E-2", Fraction(15, 1000)),
+        ("50%", 50),
+        ("COVID-19", 19),
+        ("1/0", None),
+        ("no number", None),
+        ("", None),
+        ("9" * 5000, None),
+        ("1e99", 10**99),
+        # marked answers win over what stands behind them
+        ("6 * 12 = 72\n#### 72", 72),
+        ("#### 5\n#### 72 dollars\nor 80 in 2 years", 72),
+        (r"So \boxed{72}, not 5.", 72),
+        (r"\boxed{1} then \boxed{\frac{3}{4}}", Fraction(3, 4)),
+        (r"\boxed{x = \dfrac{-1}{2}}", Fraction(-1, 2)),
+        (r"\boxed{\$1{,}000}", 1000),
+        (r"\boxed{\text{about } 7}", 7),
+        (r"\boxed{12} and \boxed{13", 12),
+        (r"\boxed{none} of 5", None),
+    ],
+)
+def test_the_last_number_of_the_final_answer(text, number):
+    assert last_number(text) == number
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(1, 10**6), st.sampled_from(["{}", "So {}.", "#### {}", "= {} kg"]))
+def test_a_written_number_is_read_exactly(whole, below, frame):
+    assert last_number(frame.format(whole)) == whole
+    assert last_number(frame.format(f"{whole:,}")) == whole
+    assert last_number(frame.format(f"{whole}/{below}")) == Fraction(whole, below)
+    assert last_number(frame.format(f"{whole:,}.25")) == Fraction(f"{whole}.25")
+
+
+@given(st.text())
+def test_any_text_may_be_read(text):
+    assert last_number(text) is None or isinstance(last_number(text), Fraction)
+    assert same_words(text, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("  Paris.\n", "Paris."), ("so\n#### Paris \nand more", "Paris"), (r"\boxed{a{b}c} d", "a{b}c")],
+)
+def test_what_a_text_gives_as_its_answer(text, answer):
+    assert final_answer(text) == answer
+
+
+def test_words_are_compared_apart_from_case_blanks_and_marks():
+    assert same_words("  the   Red House. ", "The red house")
+    assert same_words("I think\n#### **Paris**", "paris")
+    assert not same_words("It is Paris", "Paris")
+    assert not same_words("", "Paris")
