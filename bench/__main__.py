@@ -1,4 +1,4 @@
-"""The command line: `python -m bench ppo|sft|reward|rollout|scaling`."""
+"""The command line: `python -m bench ppo|sft|reward|dpo|rollout|scaling`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench import scaling
 from bench.shapes import CPU_SHAPES
 from bench.sides import PEERS, SCRATCH, SideFailed
 from bench.table import Greedy, comparison
-from bench.workbench import Measurement, compare
+from bench.workbench import SUPERVISED, Measurement, compare
 
 DEFAULTS = {"cpu": 64, "cuda": 256}
 ROWS_A_STEP = 32
@@ -58,7 +58,7 @@ def _positive(text: str) -> int:
 
 def measurement(given: argparse.Namespace) -> Measurement:
     """The measurement that the arguments ask for."""
-    supervised = given.task in ("sft", "reward")
+    supervised = given.task in SUPERVISED
     usual = STEPS if supervised else 2 if given.model == "large" else 3
     return Measurement(
         task=given.task,

@@ -9,6 +9,7 @@ projection, which only completion tokens need:
     PPO         rollout; old log-probabilities and reference 2·(N·D + P·C) each; reward model and critic 2·N·D each;
                 then, a pass over the rollout, 6·(N·D + P·C) for the policy and 6·N·D for the critic
     SFT         6·(N·D + P·C)
+    DPO         the same over both sides; the reference's log-probabilities were computed before
     reward      6·N·D
 
 A critic on the policy's trunk takes none of its own, and a peer that keeps the sampler's log-probabilities has no

@@ -32,6 +32,7 @@ PEERS: Mapping[str, Peer] = {
     "ppo": Peer("TRL 1.12", "bench.peers.trl_ppo", "trl-1.12"),
     "sft": Peer("TRL 1.16", "bench.peers.trl_sft", "trl-1.16"),
     "reward": Peer("TRL 1.16", "bench.peers.trl_reward", "trl-1.16"),
+    "dpo": Peer("TRL 1.16", "bench.peers.trl_dpo", "trl-1.16"),
     "rollout": Peer("generate", "bench.peers.transformers_generate"),
 }
 

@@ -30,6 +30,8 @@ from bench.table import (
 )
 
 SEED = 0
+# The tasks in which rows are learnt from rather than written.
+SUPERVISED = ("sft", "reward", "dpo")
 # A rollout whose rows end early has this many times more prompts than rows decoded at a time.
 QUEUE = 8
 
@@ -65,7 +67,7 @@ class Measurement:
     @property
     def supervised(self) -> bool:
         """Whether rows are learnt from rather than written."""
-        return self.task in ("sft", "reward")
+        return self.task in SUPERVISED
 
     @property
     def step_tokens(self) -> int:
@@ -103,7 +105,7 @@ def _rows(wanted: Measurement, steps: int) -> list[dict[str, Any]]:
     vocabulary = wanted.shape.vocabulary
     if wanted.task == "sft":
         return inputs.demonstrations(steps * wanted.batch, vocabulary, SEED)
-    if wanted.task == "reward":
+    if wanted.task in ("reward", "dpo"):
         return inputs.pairs(steps * wanted.batch, vocabulary, SEED)
     queue = QUEUE if wanted.task == "rollout" and wanted.ending == "early" else 1
     return inputs.prompts(queue * wanted.batch, vocabulary, SEED)
@@ -150,7 +152,7 @@ def useful_operations(wanted: Measurement, ours: bool) -> Callable[[Sample], flo
     def count(sample: Sample) -> float:
         completions = sample["completion_tokens"]
         documents = sample["prompt_tokens"] + completions
-        if wanted.task == "sft":
+        if wanted.task in ("sft", "dpo"):
             return operations.sft(wanted.shape, documents, completions)
         if wanted.task == "reward":
             return operations.reward(wanted.shape, documents)

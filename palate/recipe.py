@@ -9,24 +9,47 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from palate.algorithms.auxiliary import Mix
+from palate.algorithms.direct import DIRECT, DPO, IPO, KTO, ORPO, Hinge, SimPO
+from palate.algorithms.makers import MAKERS, SPIN, OnlineDPO, Rejection
 from palate.algorithms.online import Online
-from palate.algorithms.policies import ALGORITHMS, PPO
+from palate.algorithms.parts import SIGNALS
+from palate.algorithms.policies import (
+    A2C,
+    ALGORITHMS,
+    DAPO,
+    GRPO,
+    GSPO,
+    PPO,
+    REINFORCE,
+    RLOO,
+    DrGRPO,
+    ReinforcePlusPlus,
+    ReMax,
+)
 from palate.algorithms.supervised import Supervision
 from palate.engine.generation import Sampling
 from palate.errors import RecipeError
-from palate.settings import apply_overrides, build, inlined, load_symbol, load_toml, record
+from palate.rewards.sources import WORDS, Source, sources_of
+from palate.settings import apply_overrides, build, inlined, load_symbol, load_toml, record, resolve
 
 TESTBED = "testbed"
-# What the online loop asks of an algorithm: the members of palate.algorithms.policies.OnlineAlgorithm.
-_METHOD = ("needs", "epochs", "minibatches", "target_kl", "kl", "assign", "loss")
+# What align.mix takes for the run's own demonstrations.
+MIXED = "sft"
+# What the online loop asks of an algorithm: the members of palate.algorithms.parts.OnlineAlgorithm.
+_METHOD = ("needs", "samples", "epochs", "minibatches", "target_kl", "kl", "assign", "loss")
 
-# What a rollout can be told besides its scores.
-_SIGNALS = frozenset({"reference", "critic"})
+# Every algorithm that has a name: on the online loop, on data that is there, on data that it makes.
+METHODS: Mapping[str, Any] = {**ALGORITHMS, **DIRECT, **MAKERS}
+
+# What a method off the online loop takes of that loop's settings: how the policy answers, and what a cut answer costs.
+_ANSWERING = ("max_new_tokens", "slots", "sampling", "shaping")
 
 Bad = Literal["stop", "skip"]
 Files = str | tuple[str, ...]
@@ -61,6 +84,11 @@ class Model:
 
     path: str | None = Field(None, description="a Hugging Face directory, a hub name, or `testbed`")
     scratch: Scratch | None = Field(None, description="a model made from nothing")
+    gradient_checkpointing: bool = Field(
+        False,
+        description="layers keep their input alone for the way back and compute the rest again: less memory, a third "
+        "more time, the same result",
+    )
 
 
 @record
@@ -92,7 +120,15 @@ class SFT:
 class Reward:
     """The reward model."""
 
-    data: Files = Field(description="preference pairs: a file, or several of one format")
+    data: Files = Field(description="preference pairs or rankings: a file, or several of one format")
+    objective: Literal["pairs", "all-pairs", "plackett-luce"] = Field(
+        "pairs",
+        description="what is learnt of a row: one pair (of a ranking the best reply against another), all comparisons "
+        "of a ranking, each reply read once, or the likelihood of its order",
+    )
+    ties: Literal["skip", "half", "davidson"] = Field(
+        "skip", description="what equal ranks mean to all-pairs: no comparison, half a win each, or a tie of its own"
+    )
     heldout: Files | None = Field(None, description="held-out pairs; else some of the data, split by prompt")
     heldout_fraction: float = Field(0.1, gt=0, lt=1, description="how much is held out where no file is given")
     on_bad: Bad = Field("stop", description="what a bad row does")
@@ -109,9 +145,21 @@ class Reward:
 
 @record
 class Align:
-    """Alignment: the online loop and its algorithm."""
+    """Alignment: an algorithm of the online loop, a direct method, or one that makes its own data."""
 
-    prompts: Files = Field(description="prompts to train on: a file, or several of one format")
+    prompts: Files | None = Field(
+        None, description="prompts to train on: a file, or several of one format; where the algorithm samples"
+    )
+    data: Files | None = Field(
+        None,
+        description="what is learnt from in place of prompts: pairs (dpo, ipo, hinge, simpo, orpo), feedback (kto), "
+        "demonstrations (spin)",
+    )
+    rows: int | None = Field(
+        None,
+        ge=2,
+        description="at most so many of the data's rows, the first of them, are learnt from by direct methods",
+    )
     on_bad: Bad = Field("stop", description="what a bad row does")
     mapping: dict[str, Any] | None = Field(
         None, description="how the file is read; found by itself, and pinned in the run"
@@ -119,7 +167,11 @@ class Align:
     algorithm: str = Field("ppo", description="the algorithm by name, or mine.py:MyPPO")
     reward: str = Field(
         "model",
-        description="model (the run's), gold (testbed), a reward-model directory, or file.py:function",
+        description="model (the run's), gold (testbed), answer or another rule, a reward-model directory, or "
+        "file.py:function",
+    )
+    rewards: tuple[dict[str, Any], ...] = Field(
+        (), description="several rewards, or one with settings, in place of `reward`: tables [[align.rewards]]"
     )
     reference: str = Field(
         "sft", description="sft, start (a snapshot of the policy as the stage begins), or a model directory"
@@ -127,19 +179,75 @@ class Align:
     reference_samples: int = Field(
         256, ge=2, description="completions of the policy as the stage begins that fix the score's mean and variance"
     )
+    anchor: int = Field(
+        0, ge=0, description="held-out demonstrations of [sft] whose loss under the policy is measured every iteration"
+    )
+    anchor_limit: float | None = Field(
+        None, gt=0, description="the stage ends once that loss has risen by more than this, in nats a token"
+    )
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
+    mix: Mix | None = Field(None, description="demonstrations learnt beside the reward (PPO-ptx), on the online loop")
     loop: Online = inlined(Online)
     ppo: PPO = Field(default_factory=PPO, description="settings of the algorithm ppo")
+    a2c: A2C = Field(default_factory=A2C, description="settings of the algorithm a2c")
+    reinforce: REINFORCE = Field(default_factory=REINFORCE, description="settings of the algorithm reinforce")
+    reinforce_plus_plus: ReinforcePlusPlus = Field(
+        default_factory=ReinforcePlusPlus, description="settings of the algorithm reinforce_plus_plus"
+    )
+    remax: ReMax = Field(default_factory=ReMax, description="settings of the algorithm remax")
+    rloo: RLOO = Field(default_factory=RLOO, description="settings of the algorithm rloo")
+    grpo: GRPO = Field(default_factory=GRPO, description="settings of the algorithm grpo")
+    dr_grpo: DrGRPO = Field(default_factory=DrGRPO, description="settings of the algorithm dr_grpo")
+    dapo: DAPO = Field(default_factory=DAPO, description="settings of the algorithm dapo")
+    gspo: GSPO = Field(default_factory=GSPO, description="settings of the algorithm gspo")
+    dpo: DPO = Field(default_factory=DPO, description="settings of the algorithm dpo")
+    ipo: IPO = Field(default_factory=IPO, description="settings of the algorithm ipo")
+    hinge: Hinge = Field(default_factory=Hinge, description="settings of the algorithm hinge")
+    kto: KTO = Field(default_factory=KTO, description="settings of the algorithm kto")
+    simpo: SimPO = Field(default_factory=SimPO, description="settings of the algorithm simpo")
+    orpo: ORPO = Field(default_factory=ORPO, description="settings of the algorithm orpo")
+    rejection: Rejection = Field(default_factory=Rejection, description="settings of the algorithm rejection")
+    online_dpo: OnlineDPO = Field(default_factory=OnlineDPO, description="settings of the algorithm online_dpo")
+    spin: SPIN = Field(default_factory=SPIN, description="settings of the algorithm spin")
     settings: dict[str, Any] = Field(default_factory=dict, description="settings of an algorithm given by path")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The rewards, each with its settings."""
+        return sources_of(self.reward, self.rewards)
+
+    @property
+    def files(self) -> Files:
+        """What it trains on; RecipeError where it is not the one thing that the algorithm asks for."""
+        wanted, other = ("prompts", "data") if self.asks == "prompts" else ("data", "prompts")
+        files = getattr(self, wanted)
+        if files is None or getattr(self, other) is not None:
+            given = f"[align] gives {'both prompts and data' if files is not None else f'no {wanted}'}"
+            raise RecipeError(
+                f'{given}, with algorithm = "{self.algorithm}". That algorithm learns from {self.asks}, which '
+                f"align.{wanted} names, and from nothing else. "
+                + (f"Remove {other}." if files is not None else f'Set {wanted} = "FILE", or {wanted} = "testbed".')
+            )
+        return files
+
+    @property
+    def asks(self) -> Literal["prompts", "pairs", "feedback", "demonstrations"]:
+        """The kind of data that the algorithm learns from."""
+        return METHODS[self.algorithm].data if self.algorithm in (*DIRECT, *MAKERS) else "prompts"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the algorithm asks for a reward."""
+        return self.algorithm not in DIRECT and getattr(METHODS.get(self.algorithm), "judged", True)
 
     @property
     def method(self) -> Any:
         """The algorithm with its settings."""
-        if self.algorithm in ALGORITHMS:
+        if self.algorithm in METHODS:
             return getattr(self, self.algorithm)
         if ":" not in self.algorithm:
             raise RecipeError(
-                f'align.algorithm = "{self.algorithm}" was given. It must be one of {", ".join(ALGORITHMS)}, or a path '
+                f'align.algorithm = "{self.algorithm}" was given. It must be one of {", ".join(METHODS)}, or a path '
                 "such as mine.py:MyPPO. Correct the name."
             )
         method = build(load_symbol(self.algorithm, "algorithm"), self.settings, "align.settings")
@@ -149,12 +257,17 @@ class Align:
                 f'align.algorithm = "{self.algorithm}" was given, which has no {", ".join(lacking)}. An algorithm has '
                 f"{', '.join(_METHOD)}, as palate.PPO does. Add what it lacks."
             )
-        if "reference" not in method.needs or not method.needs <= _SIGNALS:
+        if "reference" not in method.needs or not method.needs <= SIGNALS:
             raise RecipeError(
                 f'align.algorithm = "{self.algorithm}" was given, whose needs are {sorted(method.needs)}. The KL to '
-                f"the reference is always measured, so needs holds reference, and otherwise only {sorted(_SIGNALS)}."
+                f"the reference is always measured, so needs holds reference, and otherwise only {sorted(SIGNALS)}."
             )
         return method
+
+    @property
+    def samples(self) -> int:
+        """Completions a prompt on the online loop."""
+        return self.loop.samples or self.method.samples
 
 
 @record
@@ -216,7 +329,14 @@ def recipe_from(table: Mapping[str, Any]) -> Recipe:
     if recipe.align is not None:
         _whole_distribution(recipe.align.loop.sampling)
         _ = recipe.align.method
-        _gold_knows("align.reward", recipe.align.reward, recipe.align.prompts)
+        _ = recipe.align.files
+        _nothing_idle(recipe.align)
+        _anchored(recipe.align, recipe.sft)
+        _something_to_compare(recipe.align)
+        for source in recipe.align.sources:
+            _gold_knows(source.where, source.places[0], recipe.align.files)
+        written_out = tuple(source.table() for source in recipe.align.sources) if recipe.align.rewards else ()
+        recipe = replace(recipe, align=replace(recipe.align, rewards=written_out))
     if recipe.evaluate is not None:
         _gold_knows("evaluate.judge", recipe.evaluate.judge, recipe.evaluate.prompts)
     return recipe
@@ -229,6 +349,13 @@ def located(table: dict[str, Any], directory: Path) -> dict[str, Any]:
         for key, words in keys.items():
             if isinstance(part, dict) and key in part and part[key] not in words:
                 part[key] = _beside(part[key], directory, file_wanted=key in ("data", "heldout", "prompts"))
+    align = table.get("align")
+    mix = align.get("mix") if isinstance(align, dict) else None
+    if isinstance(mix, dict) and mix.get("data", MIXED) != MIXED:
+        mix["data"] = _beside(mix["data"], directory, file_wanted=True)
+    for term in align.get("rewards", ()) if isinstance(align, dict) else ():
+        if isinstance(term, dict) and "source" in term and term["source"] not in WORDS:
+            term["source"] = _beside(term["source"], directory, file_wanted=False)
     return table
 
 
@@ -251,9 +378,10 @@ PATHS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "reward": {"data": (TESTBED,), "heldout": (), "model": ()},
     "align": {
         "prompts": (TESTBED,),
-        "reward": ("model", "gold"),
+        "data": (TESTBED,),
+        "reward": WORDS,
         "reference": ("sft", "start"),
-        "algorithm": tuple(ALGORITHMS),
+        "algorithm": tuple(METHODS),
     },
     "evaluate": {"prompts": (TESTBED,)},
 }
@@ -282,6 +410,43 @@ def _one_model(model: Model) -> None:
         raise RecipeError(
             f"[model] gives {given} of path and [model.scratch]. A run starts from exactly one model. Write "
             'path = "DIRECTORY" (or "testbed"), or a section [model.scratch].'
+        )
+
+
+def _anchored(align: Align, sft: SFT | None) -> None:
+    if align.anchor == 0 and align.anchor_limit is not None:
+        raise RecipeError(
+            f"align.anchor_limit = {align.anchor_limit:g} was given without align.anchor. The limit is one of the loss "
+            "of held-out demonstrations, of which anchor says how many are measured. Set anchor too, for example to 64."
+        )
+    if align.anchor and (sft is None or align.algorithm in (*DIRECT, *MAKERS)):
+        raise RecipeError(
+            f"align.anchor = {align.anchor} was given {'without [sft]' if sft is None else 'off the online loop'}. The "
+            "anchor measures the held-out demonstrations of [sft] in every iteration of an online algorithm. Remove "
+            "it, or run an online algorithm in a recipe with [sft]."
+        )
+
+
+def _nothing_idle(align: Align) -> None:
+    """A setting of the online loop says nothing to a method off that loop, and must not look as if it did."""
+    if align.algorithm not in (*DIRECT, *MAKERS):
+        return
+    given, default = resolve(align.loop), resolve(Online())
+    idle = [name for name, value in given.items() if name not in _ANSWERING and value != default[name]]
+    if idle:
+        raise RecipeError(
+            f'align.{idle[0]} = {given[idle[0]]} was given with algorithm = "{align.algorithm}", which is not on the '
+            f"online loop and takes of its settings only {', '.join(_ANSWERING)}. Its own stand in "
+            f"[align.{align.algorithm}]. Set it there, or remove it."
+        )
+
+
+def _something_to_compare(align: Align) -> None:
+    if align.loop.samples == 1 and align.method.samples > 1:
+        raise RecipeError(
+            f'align.samples = 1 was given with algorithm = "{align.algorithm}", which compares the completions of a '
+            f"prompt with one another and learns nothing from one alone. Set samples = 2 or more, or leave it out for "
+            f"{align.method.samples}."
         )
 
 

@@ -147,6 +147,12 @@ def palate_command() -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
+def palate_command_once() -> Callable[..., Result]:
+    """The same, for what is done once for several tests."""
+    return command
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The tiny recipe's run, done once for all tests that only read it."""
     directory = tmp_path_factory.mktemp("finished")

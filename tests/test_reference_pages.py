@@ -20,18 +20,24 @@ import typer.main
 
 from palate import errors
 from palate import recipe as sections
-from palate.algorithms.policies import KL
+from palate.algorithms.direct import DIRECT
+from palate.algorithms.policies import ALGORITHMS, KL
 from palate.cli.main import INTERRUPTED, app
 from palate.data.formats import FORMATS
 from palate.data.recognition import read
 from palate.recipe import load_recipe, recipe_from
+from palate.rewards import RULES
+from palate.rewards.sources import Common, Function, Models
 from palate.settings import Setting, describe, load_symbol
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [*(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")), *sorted(DOCS.glob("*.md"))]
+    for path in [
+        *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+        *sorted(DOCS.rglob("*.md")),
+    ]
 }
 README, CONTRIBUTING = PAGES["README.md"], PAGES["CONTRIBUTING.md"]
 GLOSSARY, PIPELINES = PAGES["docs/glossary.md"], PAGES["docs/published-pipelines.md"]
@@ -149,13 +155,24 @@ SECTIONS = {
     "reward": sections.Reward,
     "align": sections.Align,
     "evaluate": sections.Evaluate,
+    "every_reward": Common,
+    "models": Models,
+    "function": Function,
+    **RULES,
+    **ALGORITHMS,
+    **DIRECT,
 }
 MARKED = re.compile(r"(<!-- settings: (\w+) -->\n)(.*?)(<!-- end of settings -->)", flags=re.DOTALL)
 
 
 def settings_table(section: str) -> str:
     """The settings of a section as a Markdown table."""
-    lines = [settings_row(setting) for setting in describe(SECTIONS[section])]
+    # An algorithm's settings stand on its own page.
+    lines = [
+        settings_row(setting)
+        for setting in describe(SECTIONS[section])
+        if section != "align" or setting.name.partition(".")[0] not in SECTIONS or "." not in setting.name
+    ]
     return "\n".join(("", "| Setting | Type | Default | Meaning |", "|---|---|---|---|", *lines, "", ""))
 
 
@@ -246,8 +263,8 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def test_every_page_is_in_the_index() -> None:
-    listed = re.findall(r"^\| \[([\w.-]+)\]", PAGES["docs/index.md"], flags=re.MULTILINE)
-    assert {*listed, "index.md"} == {path.name for path in DOCS.glob("*.md")}
+    listed = re.findall(r"^\| \[([\w./-]+)\]", PAGES["docs/index.md"], flags=re.MULTILINE)
+    assert {*listed, "index.md"} == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:

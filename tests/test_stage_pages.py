@@ -65,6 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         }
         for section, settings in TINY.items()
     }
+    own["align"]["anchor"] = 4
     world = {
         section: {key: "testbed" if str(value).endswith(".jsonl") else value for key, value in settings.items()}
         for section, settings in TINY.items()

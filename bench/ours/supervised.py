@@ -1,4 +1,4 @@
-"""Palate's supervised step, for the two tasks that have one: the job's rows in order, `batch` of them a step."""
+"""Palate's supervised step, for the tasks that have one: the job's rows in order, `batch` of them a step."""
 
 from __future__ import annotations
 

@@ -12,21 +12,30 @@ from palate.engine.experience import Experience, Scored
 from palate.ops import explained_variance, masked_mean
 
 
-def score_metrics(scored: Scored, kl: Tensor, name: str, coef: float) -> dict[str, float]:
-    """The judges' raw numbers, that of the training reward `name` in detail; the reward after its KL; the KL [B]."""
-    raw = scored.parts[name]
+def score_metrics(parts: Mapping[str, Tensor], name: str) -> dict[str, float]:
+    """The judges' raw numbers [B] by name, those of the training reward `name` in detail."""
+    raw = parts[name]
     quantiles = torch.quantile(raw.double(), torch.tensor([0.1, 0.9], dtype=torch.float64, device=raw.device))
     return {
         "score/mean": float(raw.mean()),
         "score/std": float(raw.std(unbiased=False)),
         "score/p10": float(quantiles[0]),
         "score/p90": float(quantiles[1]),
-        **{f"score/{part}": float(numbers.mean()) for part, numbers in scored.parts.items()},
+        **{f"score/{part}": float(numbers.mean()) for part, numbers in parts.items()},
+    }
+
+
+def reward_metrics(scored: Scored, kl: Tensor, coef: float) -> dict[str, float]:
+    """The score less the price of its KL [B], the KL itself, and what scores are compared with."""
+    figures = {
         "reward/mean": float((scored.scores - coef * kl).mean()),
         "kl/sequence": float(kl.mean()),
         "kl/token": float(kl.sum() / scored.rollout.mask.sum()),
         "kl/coef": coef,
     }
+    for name in scored.signals.keys() & {"baseline", "greedy"}:
+        figures["baseline/mean"] = float(scored.signals[name].mean())
+    return figures
 
 
 def sequence_kl(scored: Scored) -> Tensor:
@@ -58,6 +67,8 @@ def rollout_metrics(scored: Scored, entropy: Tensor) -> dict[str, float]:
 
 def experience_metrics(scored: Scored, experience: Experience) -> dict[str, float]:
     """Spread of the advantages and, where there is a critic, how much of the returns' variance it explains."""
+    if len(experience.rows) == 0:
+        return {}
     mask = scored.rollout.mask[experience.rows]
     figures = {"advantage/std": float(experience.advantages[mask].std(unbiased=False))}
     if "returns" in experience.targets and "old_values" in experience.targets:

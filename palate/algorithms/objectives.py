@@ -1,32 +1,47 @@
 """Objectives of the supervised loop: each turns a record into token ids and a batch into losses.
 
-A new objective is one loss in `palate.losses` and one record here.
+Here stand supervised fine-tuning and reward models; what trains a policy on preferences stands in
+`palate.algorithms.direct`. A new objective is one loss in `palate.losses` and one record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from palate.data.chat import ChatFormat
-from palate.data.layout import Layout
+from palate.data.layout import Layout, spread
 from palate.engine.forward import completion_logprobs
-from palate.losses import bradley_terry, negative_log_likelihood
-from palate.models import CausalLM, RewardModel
-from palate.records import Demonstration, PreferencePair
+from palate.engine.interfaces import LanguageModel
+from palate.losses import (
+    all_pairs,
+    attribute_regression,
+    bradley_terry,
+    comparisons,
+    negative_log_likelihood,
+    plackett_luce,
+)
+from palate.models import RewardModel
+from palate.records import Demonstration, PreferencePair, Ranking, Rating
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A record in token ids: one prompt and its completions (one for a demonstration; chosen, rejected for a pair)."""
+    """A record in token ids: one prompt and its completions.
+
+    `labels` are what people said of the completions, in the objective's own terms (a margin, ranks, scores);
+    `reference` is the log-probability of each completion under the reference, where the objective compares with one.
+    """
 
     prompt: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
-    margin: float = 0.0
+    labels: tuple[float, ...] = ()
+    reference: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -49,11 +64,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A batch's unreduced losses (masked ones 0), how many of them count, and sums of what is worth logging."""
+    """A batch's unreduced losses (masked ones 0), how many of them count, and sums of what is worth logging.
+
+    A sum is over the losses that count, unless `counts` says over how many things it is.
+    """
 
     losses: Tensor
     count: int
     sums: Mapping[str, float]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -72,6 +91,25 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class WholeStep(Protocol):
+    """An objective that looks at all examples of an optimiser step before it judges any of them."""
+
+    @property
+    def least(self) -> int:
+        """How many examples a step must have."""
+        ...
+
+    def plan_step(
+        self, model: Any, examples: Sequence[Example], batches: Callable[[Sequence[Example]], Iterator[Batch]]
+    ) -> tuple[Objective, Sequence[Example]]:
+        """The objective of this one step and what it is evaluated on; called without gradient.
+
+        `batches` lays examples out for forward passes that fit into memory.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Imitation:
     """Supervised fine-tuning: −log π(completion token | prompt, earlier tokens), prompts masked, EOS trained once."""
@@ -80,10 +118,9 @@ class Imitation:
 
     def example(self, record: Demonstration) -> Example:
         """Prompt and completion tokenised apart, the completion closed with EOS."""
-        completion = tuple(self.chat.encode_completion(record.completion))
-        return Example(tuple(self.chat.encode_prompt(record.prompt)), (completion,))
+        return encoded(self.chat, record, record.completion)
 
-    def evaluate(self, model: CausalLM, batch: Batch) -> Evaluated:
+    def evaluate(self, model: LanguageModel, batch: Batch) -> Evaluated:
         """One loss a completion token."""
         logprobs, _ = completion_logprobs(model, batch.layout, temperature=1.0)
         losses = negative_log_likelihood(logprobs=logprobs, mask=batch.layout.mask)
@@ -102,28 +139,113 @@ class Preference:
     chat: ChatFormat
 
     def example(self, record: PreferencePair) -> Example:
-        """Both sides behind the same prompt ids, each closed with EOS."""
-        sides = tuple(tuple(self.chat.encode_completion(text)) for text in (record.chosen, record.rejected))
-        return Example(tuple(self.chat.encode_prompt(record.prompt)), sides, record.margin or 0.0)
+        """Both sides behind the same prompt ids, each closed with EOS; the label is the margin."""
+        return encoded(self.chat, record, record.chosen, record.rejected, labels=(record.margin or 0.0,))
 
     def evaluate(self, model: RewardModel, batch: Batch) -> Evaluated:
         """Pair losses, with sums of accuracy (ties half), both sides' scores and their difference."""
         scores = model.scores(batch.layout).view(-1, 2)
         chosen, rejected = scores[:, 0], scores[:, 1]
-        margin = torch.tensor([example.margin for example in batch.examples], device=scores.device)
+        margin = torch.tensor([example.labels for example in batch.examples], device=scores.device).squeeze(1)
         losses = bradley_terry(chosen=chosen, rejected=rejected, margin=margin)
-        ahead = (chosen - rejected).detach()
-        sums = {
-            "accuracy": float((ahead > 0).sum() + 0.5 * (ahead == 0).sum()),
-            "chosen": float(chosen.detach().sum()),
-            "rejected": float(rejected.detach().sum()),
-            "margin": float(ahead.sum()),
-        }
-        return Evaluated(losses, len(batch.examples), sums)
+        sums = {"chosen": float(chosen.detach().sum()), "rejected": float(rejected.detach().sum())}
+        return Evaluated(losses, len(batch.examples), sums | lead(chosen, rejected))
 
     def count(self, example: Example) -> int:
         """One loss a pair."""
         return 1
+
+
+@dataclass(frozen=True)
+class Order:
+    """Reward modelling on rankings, every completion read once; each prompt counts once, however many it ranks.
+
+    "pairs" is the mean over all comparisons of a prompt (InstructGPT, 2203.02155, eq. 1, where comparisons in rows of
+    their own overfitted in one epoch); "plackett-luce" is the likelihood of the whole order. What equal ranks mean to
+    "pairs": "skip", no comparison (a partial order); "half", half a win for each; "davidson", a tie with a probability
+    of its own, ν/(2 + ν) between equals.
+    """
+
+    chat: ChatFormat
+    by: Literal["pairs", "plackett-luce"] = "pairs"
+    ties: Literal["skip", "half", "davidson"] = "skip"
+    tie_weight: float = 1.0
+
+    def example(self, record: Ranking) -> Example:
+        """All completions behind the same prompt ids, each closed with EOS; the labels are their ranks, 0 the best."""
+        return encoded(self.chat, record, *record.completions, labels=tuple(map(float, record.ranks)))
+
+    def evaluate(self, model: RewardModel, batch: Batch) -> Evaluated:
+        """A loss a prompt, with sums of accuracy (ties of the score half) and of the score's lead, each the mean over
+        the prompt's comparisons."""
+        scores = model.scores(batch.layout)
+        sizes = torch.tensor([len(example.completions) for example in batch.examples], device=scores.device)
+        mask = torch.arange(int(sizes.max()), device=scores.device) < sizes.unsqueeze(1)
+        labels = [int(rank) for example in batch.examples for rank in example.labels]
+        ranks = spread(torch.tensor(labels, device=scores.device), mask)
+        grid = spread(scores, mask)
+        if self.by == "pairs":
+            losses = all_pairs(scores=grid, ranks=ranks, mask=mask, ties=self.ties, tie_weight=self.tie_weight)
+        else:
+            losses = plackett_luce(scores=grid, ranks=ranks, mask=mask)
+        compared = comparisons(ranks=ranks, mask=mask, ties=False)
+        share = compared.double() / compared.sum((1, 2), keepdim=True).clamp(min=1)
+        ahead = (grid.unsqueeze(2) - grid.unsqueeze(1)).detach()
+        sums = {
+            "accuracy": float((share * ((ahead > 0) + 0.5 * (ahead == 0))).sum()),
+            "margin": float((share * ahead).sum()),
+        }
+        ordered = int(compared.any(2).any(1).sum())
+        count = sum(map(self.count, batch.examples))
+        return Evaluated(losses, count, sums, {"accuracy": ordered, "margin": ordered})
+
+    def count(self, example: Example) -> int:
+        """One loss a prompt; none where all are equal and equals are not compared."""
+        equal = self.by == "pairs" and self.ties == "skip" and len(set(example.labels)) == 1
+        return 0 if equal else 1
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Reward modelling on ratings: the squared error of each attribute that a reply was scored on.
+
+    The model gives a score for each of `attributes`, in this order: `scores` [B, A], or [B] where there is one.
+    """
+
+    chat: ChatFormat
+    attributes: tuple[str, ...]
+
+    def example(self, record: Rating) -> Example:
+        """The completion closed with EOS; the labels are its scores, NaN for an attribute that was not scored."""
+        labels = tuple(float(record.scores.get(name, math.nan)) for name in self.attributes)
+        return encoded(self.chat, record, record.completion, labels=labels)
+
+    def evaluate(self, model: RewardModel, batch: Batch) -> Evaluated:
+        """A loss a score, with the sum of each attribute's."""
+        predictions = model.scores(batch.layout).view(len(batch.examples), len(self.attributes))
+        targets = predictions.new_tensor([example.labels for example in batch.examples])
+        mask = ~targets.isnan()
+        losses = attribute_regression(predictions=predictions, targets=targets, mask=mask)
+        names = [f"error/{name}" for name in self.attributes]
+        sums = dict(zip(names, losses.detach().sum(dim=0).tolist(), strict=True))
+        counts = dict(zip(names, mask.sum(dim=0).tolist(), strict=True))
+        return Evaluated(losses, int(mask.sum()), sums, counts)
+
+    def count(self, example: Example) -> int:
+        """Scores that were given."""
+        return sum(not math.isnan(label) for label in example.labels)
+
+
+def encoded(chat: ChatFormat, record: Any, *texts: str, labels: tuple[float, ...] = ()) -> Example:
+    """A record's prompt and completions, tokenised apart, each completion closed with EOS."""
+    sides = tuple(tuple(chat.encode_completion(text)) for text in texts)
+    return Example(tuple(chat.encode_prompt(record.prompt)), sides, labels)
+
+
+def lead(chosen: Tensor, rejected: Tensor) -> dict[str, float]:
+    """Sums over pairs of how often the chosen side is ahead (ties half), and by how much."""
+    ahead = (chosen - rejected).detach()
+    return {"accuracy": float((ahead > 0).sum() + 0.5 * (ahead == 0).sum()), "margin": float(ahead.sum())}
 
 
 def examples_of(objective: Objective, records: Sequence) -> tuple[Example, ...]:

@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from palate.algorithms.auxiliary import Auxiliary
+from palate.algorithms.batches import Gathered, Judged, Part, Share, balanced, occurrences
+from palate.algorithms.loop_state import LoopState, Pending
 from palate.algorithms.measures import (
     clearly_negative,
     experience_metrics,
     mean,
+    reward_metrics,
     rollout_metrics,
     score_metrics,
     sequence_kl,
 )
-from palate.algorithms.policies import Controller, OnlineAlgorithm
+from palate.algorithms.parts import OnlineAlgorithm, Selective
 from palate.algorithms.shaping import Shaping
 from palate.data.layout import Layout, packed, padded
 from palate.data.sampling import Cursor, batch
@@ -37,13 +42,16 @@ from palate.engine.interfaces import Codec, Completions, LanguageModel, Reward, 
 from palate.engine.optimiser import Optimiser, Stepper
 from palate.engine.seeding import permutation, uniforms
 from palate.errors import TrainingError
-from palate.ops import Moments, approx_kl, clip_fraction, masked_mean
+from palate.ops import Moments, approx_kl, masked_mean
 from palate.records import Prompt
-from palate.rewards import checked_scores
+from palate.rewards import judged
 from palate.settings import record
 
 # In float32 sampler and trainer differ by rounding alone, some 1e-5; beyond this they are not the same policy.
 LARGEST_SAMPLER_GAP = 1e-3
+
+# How much of the running mean of returns is kept from one iteration to the next: it looks back some ten iterations.
+BASELINE_DECAY = 0.9
 
 
 @record
@@ -52,7 +60,9 @@ class Online:
 
     iterations: int = Field(100, ge=1, description="rollouts, each followed by an update")
     batch: int = Field(64, ge=1, description="prompts an iteration")
-    samples: int = Field(1, ge=1, description="completions a prompt")
+    samples: int | None = Field(
+        None, ge=1, description="completions a prompt; unless set, what the algorithm asks for (1, 4 or 8)"
+    )
     max_new_tokens: int = Field(64, ge=1, description="longest completion, EOS included")
     slots: int | None = Field(
         None,
@@ -66,49 +76,20 @@ class Online:
     micro_tokens: int = Field(
         16384, ge=1, description="tokens of one forward pass; smaller needs less memory, changes nothing else"
     )
+    asynchronous: bool = Field(
+        False, description="the next rollout is sampled while this one is learnt from, by the policy of before"
+    )
+    importance_cap: float | None = Field(
+        None,
+        gt=0,
+        description="advantages are weighted by π/π_sampler, token by token and at most this much; no weights unless "
+        "set, 2 where asynchronous",
+    )
 
-
-@dataclass(frozen=True, slots=True)
-class LoopState:
-    """All that changes from iteration to iteration, besides weights and optimisers."""
-
-    iteration: int
-    cursor: Cursor
-    kl: Controller
-    scores: Moments
-    negative_kl: int = 0  # iterations in a row whose KL was below 0 beyond its noise
-    ended: str | None = None  # why the stage is over before its last iteration
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers for a checkpoint."""
-        return {
-            "iteration": self.iteration,
-            "cursor": asdict(self.cursor),
-            "kl": asdict(self.kl),
-            "scores": [float(number) for number in self.scores],
-            "negative_kl": self.negative_kl,
-            "ended": self.ended,
-        }
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any], controller: type[Controller]) -> LoopState:
-        """The state that `to_json` wrote; `controller` is the class of its KL controller."""
-        return cls(
-            iteration=plain["iteration"],
-            cursor=Cursor(**plain["cursor"]),
-            kl=controller(**plain["kl"]),
-            scores=Moments(*(torch.tensor(number, dtype=torch.float64) for number in plain["scores"])),
-            negative_kl=plain["negative_kl"],
-            ended=plain["ended"],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some rows of a rollout, laid out for one forward pass: the unit of memory."""
-
-    rows: Tensor
-    layout: Layout
+    @property
+    def largest_weight(self) -> float | None:
+        """Where importance weights are cut; None where there are none."""
+        return 2.0 if self.asynchronous and self.importance_cap is None else self.importance_cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +120,13 @@ class OnlineLoop:
     critic_learning_rate: float
     seed: int
     judges: tuple[Reward, ...] = ()
+    sampler: LanguageModel | None = None  # a copy of the policy, where the loop is asynchronous
+    auxiliary: Auxiliary | None = None
+
+    @property
+    def samples(self) -> int:
+        """Completions a prompt."""
+        return self.settings.samples or self.algorithm.samples
 
     def steppers(self) -> dict[str, Stepper]:
         """The optimisers of what learns, by name."""
@@ -157,35 +145,50 @@ class OnlineLoop:
 
     def iterate(self, state: LoopState, steppers: Mapping[str, Stepper]) -> Iteration:
         """One iteration: rollout, scoring, assignment, update, and the next state."""
+        gathered = self.gather(state)
+        if self.sampler is None:
+            return self._learn(state, steppers, gathered)
+        # The rollout of the next iteration needs nothing of this one but the place among the prompts.
+        publish(self.policy, self.sampler)
+        ahead = replace(state, iteration=state.iteration + 1, cursor=gathered.cursor)
+        with ThreadPoolExecutor(max_workers=1) as aside:
+            sampling = aside.submit(self.sample, ahead, self.sampler, version=state.iteration)
+            done = self._learn(state, steppers, gathered)
+            return replace(done, state=replace(done.state, pending=Pending(*sampling.result())))
+
+    def _learn(self, state: LoopState, steppers: Mapping[str, Stepper], gathered: Gathered) -> Iteration:
         began = time.perf_counter()
-        rollout, cursor = self.sample(state)
-        sampled = time.perf_counter()
+        rollout = gathered.kept.rollout
         parts = self._plan(rollout, state.iteration, epoch=0)
-        scored, moments, entropy = self.score(rollout, parts, state)
-        experience = self.algorithm.assign(scored, state.kl.coef)
-        judged = time.perf_counter()
+        scored, entropy = self.score(gathered, parts, state)
+        experience = self._weighted(self.algorithm.assign(scored, state.kl.coef), rollout)
+        ready = time.perf_counter()
         updated = self.update(rollout, experience, parts, steppers, state)
         kl = sequence_kl(scored)
         row = {
             "step": state.iteration + 1,
-            **score_metrics(scored, kl, self.reward.name, state.kl.coef),
+            **score_metrics(gathered.drawn.parts, self.reward.name),
+            **reward_metrics(scored, kl, state.kl.coef),
             **rollout_metrics(scored, entropy),
             **experience_metrics(scored, experience),
+            **self._groups(gathered, experience),
             **updated,
             "tokens/useful": sum(part.layout.useful for minibatch in parts for part in minibatch),
             "tokens/padded": sum(part.layout.total - part.layout.useful for minibatch in parts for part in minibatch),
-            "time/rollout": sampled - began,
-            "time/score": judged - sampled,
-            "time/update": time.perf_counter() - judged,
+            "time/rollout": gathered.sampling,
+            "time/score": gathered.judging + ready - began,
+            "time/update": time.perf_counter() - ready,
         }
         following = replace(
             state,
             iteration=state.iteration + 1,
-            cursor=cursor,
+            cursor=gathered.cursor,
             kl=state.kl.update(float(kl.mean()), rollout.rows),
-            scores=moments,
+            scores=gathered.moments,
+            baseline=self._baseline(state, scored),
             negative_kl=state.negative_kl + 1 if clearly_negative(kl) else 0,
             ended=self._over_budget(state, float(kl.mean())),
+            pending=None,
         )
         return Iteration(following, row, self._samples(scored, kl, state.iteration + 1))
 
@@ -197,23 +200,43 @@ class OnlineLoop:
 
     # ---- sampling and scoring
 
-    def sample(self, state: LoopState) -> tuple[Rollout, Cursor]:
-        """Draws prompts and lets the policy answer each `samples` times."""
-        settings = self.settings
-        drawn, cursor = batch(len(self.prompts), settings.batch, state.cursor, self.seed)
-        rows = [int(row) for row in drawn for _ in range(settings.samples)]
-        groups = [group for group in range(len(drawn)) for _ in range(settings.samples)]
-        # A row drawn twice in one batch (a short prompt list) must not give twice the same sample.
-        samples = occurrences(rows)
-        u = uniforms(self.seed, state.iteration, rows, samples, settings.max_new_tokens)
+    def sample(
+        self,
+        state: LoopState,
+        sampler: LanguageModel,
+        version: int,
+        *,
+        count: int | None = None,
+        drawn: Sequence[int] = (),
+    ) -> tuple[Rollout, Cursor]:
+        """Draws `count` prompts, `batch` unless given, and lets the sampler, the policy of this version, answer each
+        `samples` times; `drawn` are the rows that the iteration has already."""
+        chosen, cursor = batch(len(self.prompts), count or self.settings.batch, state.cursor, self.seed)
+        rows = [int(row) for row in chosen for _ in range(self.samples)]
+        first = len(drawn) // self.samples
+        groups = [first + group for group in range(len(chosen)) for _ in range(self.samples)]
+        # A row drawn twice in one iteration (a short prompt list) must not give twice the same sample.
+        samples = occurrences([*drawn, *rows])[len(drawn) :]
+        u = uniforms(self.seed, state.iteration, rows, samples, self.settings.max_new_tokens)
+        return self._write(sampler, rows, groups, u, self.settings.sampling, version), cursor
+
+    def _write(
+        self,
+        sampler: LanguageModel,
+        rows: Sequence[int],
+        groups: Sequence[int],
+        u: Tensor,
+        sampling: Sampling,
+        version: int,
+    ) -> Rollout:
         generated = generate(
-            self.policy,
+            sampler,
             [self.prompt_ids[row] for row in rows],
             u=u,
             eos_id=self.codec.eos_id,
             pad_id=self.codec.pad_id,
-            sampling=settings.sampling,
-            slots=settings.slots,
+            sampling=sampling,
+            slots=self.settings.slots,
         )
         device = generated.ids.device
         return Rollout(
@@ -223,22 +246,71 @@ class OnlineLoop:
             mask=generated.mask,
             sampler_logprobs=generated.logprobs,
             finish=generated.finish,
-            version=state.iteration,
-        ), cursor
+            version=version,
+            limit=self.settings.max_new_tokens,
+        )
 
     @torch.no_grad()
-    def score(
-        self, rollout: Rollout, parts: Sequence[Sequence[Part]], state: LoopState
-    ) -> tuple[Scored, Moments, Tensor]:
-        """Lets judges, trainer, reference and critic look at the rollout, each over the same forward passes.
+    def gather(self, state: LoopState) -> Gathered:
+        """Samples and judges; groups that the algorithm says teach nothing are dropped, and others drawn for them.
 
-        Returns the scored rollout, the moments its scores were normalised by, and the policy's entropy [B, T].
+        Where nothing is left, the first batch is kept for what it tells, and `assign` will take no row of it.
         """
+        began = time.perf_counter()
+        rollout, cursor = self._drawn(state)
+        sampling = time.perf_counter() - began
+        sampler = self.policy if rollout.version == state.iteration or self.sampler is None else self.sampler
+        drawn = self._judged(rollout)
+        scores, moments, teaching = self._shaped(drawn, state)
+        for _ in range(self.algorithm.refills if isinstance(self.algorithm, Selective) else 0):
+            lacking = self.settings.batch - int(teaching.sum()) // self.samples
+            if lacking == 0:
+                break
+            refilling = time.perf_counter()
+            rollout, cursor = self.sample(
+                replace(state, cursor=cursor),
+                sampler,
+                rollout.version,
+                count=lacking,
+                drawn=drawn.rollout.row_ids.tolist(),
+            )
+            sampling += time.perf_counter() - refilling
+            drawn = drawn.joined(self._judged(rollout))
+            scores, moments, teaching = self._shaped(drawn, state)
+        rows = teaching.nonzero().squeeze(1)
+        if len(rows) == 0:
+            rows = torch.arange(self.settings.batch * self.samples, device=scores.device)
+        judging = time.perf_counter() - began - sampling
+        return Gathered(drawn, drawn.take(rows), scores[rows], moments, cursor, sampling, judging)
+
+    def _drawn(self, state: LoopState) -> tuple[Rollout, Cursor]:
+        if state.pending is not None:
+            return state.pending.rollout, state.pending.cursor
+        return self.sample(state, self.policy, state.iteration)
+
+    def _judged(self, rollout: Rollout) -> Judged:
         seen = self._completions(rollout)
-        named = {judge.name: checked_scores(judge, seen) for judge in (self.reward, *self.judges)}
-        raw = named[self.reward.name]
-        shaping = self.settings.shaping
-        moments = shaping.renew(state.scores, raw)
+        said = judged(self.reward, seen)
+        parts = {**said.parts, **{judge.name: judged(judge, seen).scores for judge in self.judges}}
+        dense = torch.zeros_like(rollout.sampler_logprobs) if said.dense is None else said.dense
+        return Judged(rollout, parts, dense)
+
+    def _shaped(self, drawn: Judged, state: LoopState) -> tuple[Tensor, Moments, Tensor]:
+        """Scores of all that was drawn, the moments that they were normalised by, and which rows teach something."""
+        raw = drawn.parts[self.reward.name]
+        moments = self.settings.shaping.renew(state.scores, raw)
+        scores = self.settings.shaping.shape(raw, drawn.rollout.ended, moments)
+        if isinstance(self.algorithm, Selective):
+            return scores, moments, self.algorithm.teaching(drawn.rollout, scores)
+        return scores, moments, torch.ones_like(scores, dtype=torch.bool)
+
+    @torch.no_grad()
+    def score(self, gathered: Gathered, parts: Sequence[Sequence[Part]], state: LoopState) -> tuple[Scored, Tensor]:
+        """Lets trainer, reference and critic look at the rollout, each over the same forward passes.
+
+        Returns the scored rollout and the policy's entropy [B, T].
+        """
+        kept, rollout = gathered.kept, gathered.kept.rollout
         blank = torch.zeros_like(rollout.sampler_logprobs)
         old, entropy, reference, values = blank.clone(), blank.clone(), blank.clone(), blank.clone()
         for part in (part for minibatch in parts for part in minibatch):
@@ -247,14 +319,36 @@ class OnlineLoop:
             reference[part.rows], _ = completion_logprobs(self.reference, part.layout, self._temperature)
             if outputs.values is not None:
                 values[part.rows] = outputs.values
-        self._same_policy(rollout, old)
-        signals = {"reference": reference, "critic": values}
-        needed = {name: signals[name] for name in self.algorithm.needs}
-        return (
-            Scored(rollout, shaping.shape(raw, rollout.ended, moments), named, old, needed),
-            moments,
-            entropy,
-        )
+        if rollout.version == state.iteration:
+            self._same_policy(rollout, old)
+        signals: dict[str, Callable[[], Tensor]] = {
+            "reference": lambda: reference,
+            "critic": lambda: values,
+            "greedy": lambda: self._greedy(rollout, gathered.moments),
+            "baseline": lambda: torch.full_like(gathered.scores, self._known_baseline(state, gathered.scores)),
+        }
+        needed = {name: signals[name]() for name in self.algorithm.needs}
+        dense = kept.dense / self.settings.shaping.deviation(gathered.moments)
+        return Scored(rollout, gathered.scores, dense.to(old.dtype), kept.parts, old, needed), entropy
+
+    def _greedy(self, rollout: Rollout, moments: Moments) -> Tensor:
+        """The score of the policy's likeliest completion to each row's prompt, [B]."""
+        rows, where = rollout.row_ids.unique(return_inverse=True)
+        u = torch.zeros(len(rows), self.settings.max_new_tokens)
+        likeliest = replace(self.settings.sampling, temperature=0)
+        greedy = self._write(self.policy, rows.tolist(), range(len(rows)), u, likeliest, rollout.version)
+        raw = judged(self.reward, self._completions(greedy)).scores
+        return self.settings.shaping.shape(raw, greedy.ended, moments)[where]
+
+    def _baseline(self, state: LoopState, scored: Scored) -> float:
+        """The running mean of the returns after this iteration."""
+        returns = self.algorithm.kl.returns(scored, state.kl.coef)
+        known = self._known_baseline(state, returns)
+        return BASELINE_DECAY * known + (1 - BASELINE_DECAY) * float(returns.mean())
+
+    def _known_baseline(self, state: LoopState, returns: Tensor) -> float:
+        """The running mean before this iteration; in the first, these returns' own, which only shortens the step."""
+        return float(returns.mean()) if state.baseline is None else state.baseline
 
     def _completions(self, rollout: Rollout) -> Completions:
         rows = rollout.row_ids.tolist()
@@ -274,10 +368,19 @@ class OnlineLoop:
         return self.settings.sampling.temperature
 
     def _outputs(self, layout: Layout) -> Outputs:
-        hidden = self.policy.hidden(layout)
+        hidden = self.policy.hidden(layout, layout.predicting)
         logprobs, entropy = logprobs_from(self.policy, hidden, layout, self._temperature)
         values = None if self.critic is None else self.critic.values(layout, hidden)
         return Outputs(logprobs, entropy, values)
+
+    def _weighted(self, experience: Experience, rollout: Rollout) -> Experience:
+        """Advantages times min(π/π_sampler, cap): what the sampler would rarely have written counts for more
+        (truncated importance sampling, as IMPALA's ρ̄, 1802.01561, eq. 1)."""
+        cap = self.settings.largest_weight
+        if cap is None:
+            return experience
+        weights = importance_weights(experience.old_logprobs, rollout.sampler_logprobs[experience.rows], cap)
+        return replace(experience, advantages=experience.advantages * weights)
 
     def _same_policy(self, rollout: Rollout, old: Tensor) -> None:
         gap = float((rollout.sampler_logprobs - old).abs().max())
@@ -336,9 +439,16 @@ class OnlineLoop:
     ) -> dict[str, float]:
         """Passes over the experience, `parts` being the first; returns the update's metrics."""
         steps: list[dict[str, float]] = []
+        if len(experience.rows) == 0:
+            return {"updates": 0}
         for epoch in range(self.algorithm.epochs):
             plan = parts if epoch == 0 else self._plan(rollout, state.iteration, epoch)
-            taken = [self._step(rollout, experience, minibatch, steppers, state) for minibatch in plan]
+            shares = [Share.of(rollout, experience, minibatch) for minibatch in plan]
+            taken = [
+                self._step(share, steppers, state, number=epoch * len(plan) + number)
+                for number, share in enumerate(shares)
+                if share.denominators.rows > 0
+            ]
             steps += taken
             if self.algorithm.target_kl is not None and mean(taken, "approx_kl") > self.algorithm.target_kl:
                 break
@@ -349,25 +459,20 @@ class OnlineLoop:
             "updates": len(steps),
         }
 
-    def _step(
-        self,
-        rollout: Rollout,
-        experience: Experience,
-        minibatch: Sequence[Part],
-        steppers: Mapping[str, Stepper],
-        state: LoopState,
-    ) -> dict[str, float]:
+    def _step(self, share: Share, steppers: Mapping[str, Stepper], state: LoopState, number: int) -> dict[str, float]:
         where = f"iteration {state.iteration + 1}"
-        tokens = sum(int(rollout.mask[part.rows].sum()) for part in minibatch)
         sums: dict[str, float] = {}
-        for part in minibatch:
-            chosen, mask = experience.take(part.rows), rollout.mask[part.rows]
+        for part, chosen, mask in share.parts:
             outputs = self._outputs(part.layout)
-            losses = self.algorithm.loss(outputs, chosen, mask, tokens)
-            self._finite(losses, rollout, part, where)
+            losses = self.algorithm.loss(outputs, chosen, mask, share.denominators)
+            self._finite(losses, share.rollout, part, where)
             losses.total.backward()
-            for name, value in self._diagnose(outputs, chosen, mask, losses, tokens).items():
+            for name, value in self._diagnose(outputs, chosen, mask, losses, share.denominators.tokens).items():
                 sums[name] = sums.get(name, 0.0) + value
+        if self.auxiliary is not None:
+            sums["loss/auxiliary"] = self.auxiliary.add_gradient(
+                self.policy, self.seed, state.iteration, number, self.settings.micro_tokens
+            )
         norms = {name: stepper.step(f"{where}, of the {name}") for name, stepper in steppers.items()}
         sums["grad_norm"], sums["lr"] = norms["policy"]
         return sums
@@ -382,21 +487,8 @@ class OnlineLoop:
         figures = {
             "ratio/mean": float(masked_mean(ratio, mask)) * share,
             "approx_kl": float(approx_kl(logprobs=logprobs, old_logprobs=batch.old_logprobs, mask=mask)) * share,
-            "loss/policy": float(losses.policy.detach()),
         }
-        clip = getattr(self.algorithm, "clip", None)
-        if clip is not None:
-            clipped = clip_fraction(
-                logprobs=logprobs,
-                old_logprobs=batch.old_logprobs,
-                advantages=batch.advantages,
-                mask=mask,
-                clip=clip,
-            )
-            figures["clip_fraction"] = float(clipped) * share
-        if losses.value is not None:
-            figures["loss/value"] = float(losses.value.detach())
-        return figures
+        return figures | {name: float(value.detach()) for name, value in losses.figures.items()}
 
     def _finite(self, losses: Losses, rollout: Rollout, part: Part, where: str) -> None:
         total = float(losses.total.detach())
@@ -410,6 +502,13 @@ class OnlineLoop:
         )
 
     # ---- what is told
+
+    def _groups(self, gathered: Gathered, experience: Experience) -> dict[str, float]:
+        """How many groups were drawn and how many taught something, where the algorithm looks at that."""
+        if not isinstance(self.algorithm, Selective):
+            return {}
+        rows = {"groups/drawn": gathered.drawn.rollout.rows, "groups/kept": len(experience.rows)}
+        return {name: count / self.samples for name, count in rows.items()}
 
     def _over_budget(self, state: LoopState, kl: float) -> str | None:
         exceeded = getattr(state.kl, "exceeded", None)
@@ -433,25 +532,13 @@ class OnlineLoop:
         )
 
 
-def balanced(order: Tensor, lengths: Tensor, parts: int) -> list[Tensor]:
-    """Deals rows, in a random order, to minibatches of like size: as many rows each as can be, and like many tokens.
-
-    The longest rows are dealt first, one to each minibatch, back and forth; within each round chance decides.
-    """
-    falling = order[lengths[order].argsort(descending=True, stable=True)]
-    rounds = [deal if number % 2 == 0 else deal.flip(0) for number, deal in enumerate(falling.split(parts))]
-    hands: list[list[int]] = [[] for _ in range(parts)]
-    for deal in rounds:
-        for hand, row in zip(hands, deal.tolist(), strict=False):
-            hand.append(row)
-    return [torch.tensor(hand, device=order.device) for hand in hands]
+def publish(policy: LanguageModel, sampler: LanguageModel) -> None:
+    """Gives the sampler the policy's weights of this moment."""
+    with torch.no_grad():
+        for held, current in zip(sampler.parameters(), policy.parameters(), strict=True):
+            held.copy_(current)
 
 
-def occurrences(rows: Sequence[int]) -> list[int]:
-    """For each entry, how often its value stood there before: [5, 7, 5] → [0, 0, 1]."""
-    seen: dict[int, int] = {}
-    counts = []
-    for row in rows:
-        counts.append(seen.get(row, 0))
-        seen[row] = counts[-1] + 1
-    return counts
+def importance_weights(logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
+    """min(exp(log π − log π_sampler), cap), elementwise."""
+    return torch.exp(logprobs - sampler_logprobs).clamp(max=cap)

@@ -1,99 +1,50 @@
 """Algorithms of the online loop: each assigns advantages to a scored rollout and says what loss follows.
 
-What several share is composed from `KL` and `Critic`. A new algorithm is one loss in `palate.losses` and one record
-here.
+What several share is composed from `palate.algorithms.parts` and `leash`. A new algorithm is one loss in
+`palate.losses` and one record here. In the formulas s is the score of a completion y, ρ = π(y_t)/π_old(y_t), and
+R = s − β·Σ_t (log π_old − log π_ref) where the KL is paid in the reward, R = s where it is paid in the loss.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Protocol
+from dataclasses import replace
+from functools import partial
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from palate.engine.experience import Experience, Losses, Outputs, Scored
-from palate.losses import clipped_surrogate, clipped_value
-from palate.ops import AdaptiveKL, BudgetKL, DualKL, FixedKL, gae, reduce, shaped_rewards, whiten
+from palate.algorithms.leash import KL
+from palate.algorithms.parts import (
+    Clip,
+    ClipPair,
+    Critic,
+    Discount,
+    EntropyWeight,
+    Epochs,
+    Lambda,
+    Leash,
+    Minibatches,
+    Reduction,
+    TargetKL,
+    ValueFrom,
+    ValueWeight,
+    against_critic,
+    compared,
+    gradient_losses,
+    ratio_losses,
+    rewards_to_go,
+    whole_completions,
+    with_critic,
+)
+from palate.engine.experience import Denominators, Experience, Losses, Outputs, Rollout, Scored
+from palate.ops import group_normalised, group_rows, leave_one_out, soft_overlong
 from palate.settings import record
 
-Controller = FixedKL | AdaptiveKL | BudgetKL | DualKL
-
-
-@record
-class KL:
-    """The leash: what a nat of KL to the reference costs, and how that price moves."""
-
-    kind: Literal["fixed", "adaptive", "budget", "dual"] = Field(
-        "adaptive",
-        description="fixed price; price steered to a target; fixed price and the stage ends past the target; "
-        "price as the multiplier of the constraint KL ≤ target",
-    )
-    coef: float = Field(
-        0.05,
-        ge=0,
-        description="price of a nat, in units of the score (at the start, where it moves)",
-    )
-    target: float = Field(6.0, gt=0, description="nats a sequence: the target, budget or bound")
-    horizon: int = Field(10_000, ge=1, description="episodes over which an adaptive price moves")
-    rate: float = Field(0.02, gt=0, description="step of a dual price, per iteration")
-
-    def controller(self) -> Controller:
-        """The controller at its start."""
-        if self.kind == "fixed":
-            return FixedKL(self.coef)
-        if self.kind == "budget":
-            return BudgetKL(self.coef, self.target)
-        if self.kind == "dual":
-            return DualKL(self.coef, self.target, self.rate)
-        return AdaptiveKL(self.coef, self.target, self.horizon)
-
-
-@record
-class Critic:
-    """Who predicts the return at every token."""
-
-    trunk: Literal["own", "policy"] = Field(
-        "own", description="a model of its own, or a head on the policy's hidden states"
-    )
-    init: Literal["reward", "sft"] = Field("reward", description="where an own trunk starts from")
-    learning_rate: float = Field(1e-4, gt=0, description="the critic's own peak learning rate")
-
-
-class OnlineAlgorithm(Protocol):
-    """What the online loop asks of a method."""
-
-    needs: ClassVar[frozenset[str]]
-
-    @property
-    def epochs(self) -> int:
-        """Passes over a rollout."""
-        ...
-
-    @property
-    def minibatches(self) -> int:
-        """Optimiser steps a pass."""
-        ...
-
-    @property
-    def target_kl(self) -> float | None:
-        """The approximate KL past which no further pass is made."""
-        ...
-
-    @property
-    def kl(self) -> KL:
-        """The leash."""
-        ...
-
-    def assign(self, scored: Scored, kl_coef: float) -> Experience:
-        """Advantages and targets for a scored rollout; rows may be dropped."""
-        ...
-
-    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominator: int) -> Losses:
-        """The loss of some rows; `denominator` counts the tokens of the whole minibatch they belong to."""
-        ...
+# The leash of algorithms whose papers have none: nothing is paid, and the KL is measured all the same.
+FREE = KL(kind="fixed", coef=0.0)
 
 
 @record
@@ -101,75 +52,324 @@ class PPO:
     """Proximal policy optimisation (Schulman et al., 1707.06347, eq. 7), with the KL to the reference paid token by
     token inside the reward (Ziegler et al., 1909.08593):
 
-        r_t = [t last]·score − β·(log π_old(a_t|s_t) − log π_ref(a_t|s_t)),   Â = GAE(γ, λ)   (1506.02438, eq. 16)
-        L = −min(ρ·Â, clip(ρ, 1 ± ε)·Â) + c_v·½(V − R)² − c_e·H,   ρ = π/π_old
-
-    averaged over the tokens of the minibatch.
+        r_t = [t last]·s − β·(log π_old(y_t) − log π_ref(y_t)),   Â = GAE(γ, λ)   (1506.02438, eq. 16)
+        L = −min(ρ·Â, clip(ρ, 1 ± ε)·Â) + c_v·½(V − R)² − c_e·H
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference", "critic"})
+    samples: ClassVar[int] = 1
 
-    epochs: int = Field(4, ge=1, description="passes over a rollout")
-    minibatches: int = Field(4, ge=1, description="optimiser steps a pass")
-    clip: float = Field(0.2, gt=0, le=1, description="ε of the clipped ratio")
+    epochs: Epochs = 4
+    minibatches: Minibatches = 4
+    clip: Clip = 0.2
     value_clip: float | None = Field(
         None, gt=0, description="clips how far the critic moves, in units of the return; off unless set"
     )
-    gamma: float = Field(1.0, gt=0, le=1, description="discount of GAE")
-    lam: float = Field(0.95, ge=0, le=1, description="λ of GAE")
+    gamma: Discount = 1.0
+    lam: Lambda = 0.95
     whiten: bool = Field(True, description="advantages to mean 0 and variance 1 over the whole batch's tokens")
-    value_weight: float = Field(
-        0.5, ge=0, description="c_v, of the critic's loss; matters where the critic shares the policy's trunk"
-    )
-    entropy_weight: float = Field(0.0, ge=0, description="c_e, of the entropy bonus")
-    target_kl: float | None = Field(
-        None,
-        gt=0,
-        description="no further pass once the mean approximate KL to the rollout's policy exceeds this",
-    )
-    kl: KL = Field(default_factory=KL, description="the leash to the reference")
-    critic: Critic = Field(default_factory=Critic, description="who predicts the return")
+    value_weight: ValueWeight = 0.5
+    entropy_weight: EntropyWeight = 0.0
+    target_kl: TargetKL = None
+    reduction: Reduction = "token"
+    kl: Leash = KL()
+    critic: ValueFrom = Critic()
 
     def assign(self, scored: Scored, kl_coef: float) -> Experience:
         """Shapes rewards, estimates advantages and returns, and whitens the advantages."""
-        mask = scored.rollout.mask
-        values = scored.signals["critic"]
-        rewards = shaped_rewards(
-            scores=scored.scores,
-            logprobs=scored.old_logprobs,
-            ref_logprobs=scored.signals["reference"],
-            mask=mask,
-            kl_coef=kl_coef,
-        )
-        advantages, returns = gae(rewards=rewards, values=values, mask=mask, gamma=self.gamma, lam=self.lam)
-        if self.whiten:
-            advantages = whiten(advantages, mask)
-        return Experience(
-            rows=torch.arange(scored.rollout.rows, device=mask.device),
-            old_logprobs=scored.old_logprobs,
-            advantages=advantages,
-            targets={"returns": returns, "old_values": values},
-        )
+        return against_critic(scored, self.kl, kl_coef, gamma=self.gamma, lam=self.lam, whitened=self.whiten)
 
-    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominator: int) -> Losses:
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
         """The clipped surrogate, the critic's squared error and the entropy bonus."""
-        assert outputs.values is not None
-        surrogate = clipped_surrogate(
-            logprobs=outputs.logprobs,
-            old_logprobs=batch.old_logprobs,
-            advantages=batch.advantages,
-            clip=self.clip,
+        losses = ratio_losses(outputs, batch, mask, denominators, clip=self.clip, kl=self.kl, by=self.reduction)
+        return with_critic(
+            losses,
+            outputs,
+            batch,
+            mask,
+            denominators,
+            value_weight=self.value_weight,
+            value_clip=self.value_clip,
+            entropy_weight=self.entropy_weight,
+            by=self.reduction,
         )
-        squared = clipped_value(
-            values=outputs.values,
-            old_values=batch.targets["old_values"],
-            returns=batch.targets["returns"],
-            clip=math.inf if self.value_clip is None else self.value_clip,
-        )
-        policy = reduce(loss=surrogate, mask=mask, by="token", denominator=denominator)
-        value = reduce(loss=squared, mask=mask, by="token", denominator=denominator)
-        entropy = reduce(loss=outputs.entropy, mask=mask, by="token", denominator=denominator)
-        return Losses(policy + self.value_weight * value - self.entropy_weight * entropy, policy, value)
 
 
-ALGORITHMS: Mapping[str, type] = {"ppo": PPO}
+@record
+class A2C:
+    """Advantage actor-critic (Mnih et al., 1602.01783): PPO with one step a rollout, which needs no ratio.
+
+    Â = GAE(γ, λ),   L = −Â·log π + c_v·½(V − R)² − c_e·H
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference", "critic"})
+    samples: ClassVar[int] = 1
+    epochs: ClassVar[int] = 1
+    minibatches: ClassVar[int] = 1
+    target_kl: ClassVar[float | None] = None
+
+    gamma: Discount = 1.0
+    lam: Lambda = 1.0
+    value_weight: ValueWeight = 0.5
+    entropy_weight: EntropyWeight = 0.0
+    reduction: Reduction = "token"
+    kl: Leash = KL()
+    critic: ValueFrom = Critic()
+
+    def assign(self, scored: Scored, kl_coef: float) -> Experience:
+        """Shapes rewards and estimates advantages and returns."""
+        return against_critic(scored, self.kl, kl_coef, gamma=self.gamma, lam=self.lam, whitened=False)
+
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
+        """The policy gradient, the critic's squared error and the entropy bonus."""
+        losses = gradient_losses(outputs, batch, mask, denominators, kl=self.kl, by=self.reduction)
+        return with_critic(
+            losses,
+            outputs,
+            batch,
+            mask,
+            denominators,
+            value_weight=self.value_weight,
+            value_clip=None,
+            entropy_weight=self.entropy_weight,
+            by=self.reduction,
+        )
+
+
+@record
+class REINFORCE:
+    """REINFORCE (Williams, 1992) with the running mean of earlier returns as baseline: Â = R − R̄,  L = −Â·log π."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference", "baseline"})
+    samples: ClassVar[int] = 1
+    epochs: ClassVar[int] = 1
+    minibatches: ClassVar[int] = 1  # a second step would need the ratio
+    target_kl: ClassVar[float | None] = None
+
+    reduction: Reduction = "token"
+    kl: Leash = KL()
+
+    def assign(self, scored: Scored, kl_coef: float) -> Experience:
+        """How much more each completion returned than those of earlier iterations."""
+        advantages = self.kl.returns(scored, kl_coef) - scored.signals["baseline"]
+        return whole_completions(scored, advantages, self.kl.targets(scored, kl_coef))
+
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
+        """The policy gradient."""
+        return gradient_losses(outputs, batch, mask, denominators, kl=self.kl, by=self.reduction)
+
+
+@record
+class ReMax:
+    """REINFORCE with the score of the policy's likeliest completion as baseline (Li et al., 2310.10505):
+    Â = R − s(greedy),  L = −Â·log π."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference", "greedy"})
+    samples: ClassVar[int] = 1
+    epochs: ClassVar[int] = 1
+    minibatches: ClassVar[int] = 1  # a second step would need the ratio
+    target_kl: ClassVar[float | None] = None
+
+    reduction: Reduction = "token"
+    kl: Leash = KL()
+
+    def assign(self, scored: Scored, kl_coef: float) -> Experience:
+        """How much more each completion returned than the greedy one to the same prompt scored."""
+        advantages = self.kl.returns(scored, kl_coef) - scored.signals["greedy"]
+        return whole_completions(scored, advantages, self.kl.targets(scored, kl_coef))
+
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
+        """The policy gradient."""
+        return gradient_losses(outputs, batch, mask, denominators, kl=self.kl, by=self.reduction)
+
+
+@record
+class ReinforcePlusPlus:
+    """REINFORCE++ (Hu et al., 2501.03262): PPO's loss on whitened rewards-to-go instead of a critic.
+
+    Â = whiten(Σ_{i ≥ t} r_i) over all tokens of the batch,   L = −min(ρ·Â, clip(ρ, 1 ± ε)·Â)
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    samples: ClassVar[int] = 1
+
+    epochs: Epochs = 1
+    minibatches: Minibatches = 4
+    clip: Clip = 0.2
+    target_kl: TargetKL = None
+    reduction: Reduction = "token"
+    kl: Leash = KL()
+
+    def assign(self, scored: Scored, kl_coef: float) -> Experience:
+        """Sums what is still to come at every token, and whitens over the batch."""
+        return rewards_to_go(scored, self.kl, kl_coef)
+
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
+        """The clipped surrogate."""
+        return ratio_losses(outputs, batch, mask, denominators, clip=self.clip, kl=self.kl, by=self.reduction)
+
+
+@record
+class RLOO:
+    """REINFORCE leave-one-out (Ahmadian et al., 2402.14740): the mean of the prompt's other completions as baseline.
+
+    Â_i = R_i − 1/(G − 1)·Σ_{j ≠ i} R_j,   L = −min(ρ·Â, clip(ρ, 1 ± ε)·Â)
+
+    With one pass of one minibatch, the default, ρ = 1 and the gradient is REINFORCE's.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    samples: ClassVar[int] = 4
+
+    epochs: Epochs = 1
+    minibatches: Minibatches = 1
+    clip: Clip = 0.2
+    target_kl: TargetKL = None
+    reduction: Reduction = "token"
+    kl: Leash = KL()
+
+    def assign(self, scored: Scored, kl_coef: float) -> Experience:
+        """How much more each completion returned than the others to the same prompt."""
+        return compared(scored, leave_one_out, self.kl, kl_coef)
+
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
+        """The clipped surrogate."""
+        return ratio_losses(outputs, batch, mask, denominators, clip=self.clip, kl=self.kl, by=self.reduction)
+
+
+@record
+class GRPO:
+    """Group relative policy optimisation (Shao et al., 2402.03300, eq. 3): scores in units of their group's standard
+    deviation, and k3 in the loss.
+
+    Â_i = (R_i − mean R)/(std R + 10⁻⁴),   L = −min(ρ·Â, clip(ρ, 1 ± ε)·Â) + β·k3
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    samples: ClassVar[int] = 8
+
+    epochs: Epochs = 1
+    minibatches: Minibatches = 4
+    clip: Clip = 0.2
+    std: bool = Field(True, description="divide by the group's standard deviation")
+    target_kl: TargetKL = None
+    reduction: Reduction = "sequence"
+    kl: Leash = KL(kind="fixed", coef=0.04, place="loss", estimator="k3")
+
+    def assign(self, scored: Scored, kl_coef: float) -> Experience:
+        """Where each completion stands in its group."""
+        return compared(scored, partial(group_normalised, std=self.std), self.kl, kl_coef)
+
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
+        """The clipped surrogate and the leash."""
+        return ratio_losses(outputs, batch, mask, denominators, clip=self.clip, kl=self.kl, by=self.reduction)
+
+
+@record
+class DrGRPO:
+    """GRPO done right (Liu et al., 2503.20783): no division by a standard deviation, which favours prompts that are
+    nearly always right or wrong, nor by a length, which favours long wrong answers; no KL.
+
+    Â_i = R_i − mean R,   L = −min(ρ·Â, clip(ρ, 1 ± ε)·Â), summed and divided by completions × max_new_tokens
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    samples: ClassVar[int] = 8
+
+    epochs: Epochs = 1
+    minibatches: Minibatches = 4
+    clip: Clip = 0.2
+    target_kl: TargetKL = None
+    kl: Leash = FREE
+
+    def assign(self, scored: Scored, kl_coef: float) -> Experience:
+        """How far each completion is above its group's mean."""
+        return compared(scored, partial(group_normalised, std=False), self.kl, kl_coef)
+
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
+        """The clipped surrogate, divided by a constant."""
+        return ratio_losses(outputs, batch, mask, denominators, clip=self.clip, kl=self.kl, by="fixed")
+
+
+@record
+class DAPO:
+    """Decoupled clip and dynamic sampling (Yu et al., 2503.14476, eq. 8 to 13): a clip that is wider above, a mean over
+    tokens, groups whose completions all score alike dropped and others drawn for them, a penalty that grows as a
+    completion nears the limit; no KL.
+
+    Â_i = (R_i − mean R)/(std R + 10⁻⁴),   L = −min(ρ·Â, clip(ρ, 1 − ε_low, 1 + ε_high)·Â)
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    samples: ClassVar[int] = 8
+
+    epochs: Epochs = 1
+    minibatches: Minibatches = 4
+    clip: ClipPair = (0.2, 0.28)
+    refills: int = Field(3, ge=0, description="how often at most further prompts are drawn for the groups dropped")
+    overlong: float = Field(
+        0.2, ge=0, le=1, description="last share of max_new_tokens over which a penalty grows from 0 to 1; 0 for none"
+    )
+    target_kl: TargetKL = None
+    kl: Leash = FREE
+
+    def teaching(self, rollout: Rollout, scores: Tensor) -> Tensor:
+        """The rows of groups whose scores, penalties included, are not all equal."""
+        rows = group_rows(group_ids=rollout.group_ids)
+        groups = self._penalised(rollout, scores)[rows]
+        found = torch.zeros_like(scores, dtype=torch.bool)
+        found[rows] = (groups.amax(dim=1) > groups.amin(dim=1)).unsqueeze(1).expand(rows.shape)
+        return found
+
+    def assign(self, scored: Scored, kl_coef: float) -> Experience:
+        """Where each completion stands in its group, once penalised; groups that teach nothing are left out."""
+        chosen = self.teaching(scored.rollout, scored.scores).nonzero().squeeze(1)
+        penalised = replace(scored, scores=self._penalised(scored.rollout, scored.scores))
+        return compared(penalised, group_normalised, self.kl, kl_coef).take(chosen)
+
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
+        """The clipped surrogate, a mean over tokens."""
+        return ratio_losses(outputs, batch, mask, denominators, clip=self.clip, kl=self.kl, by="token")
+
+    def _penalised(self, rollout: Rollout, scores: Tensor) -> Tensor:
+        buffer = self.overlong * rollout.limit
+        return scores + soft_overlong(lengths=rollout.lengths, limit=rollout.limit, buffer=buffer)
+
+
+@record
+class GSPO:
+    """Group sequence policy optimisation (Zheng et al., 2507.18071, eq. 5): GRPO with one ratio a completion.
+
+    ς_i = (π(y_i)/π_old(y_i))^(1/|y_i|),   L = −min(ς·Â, clip(ς, 1 − ε_low, 1 + ε_high)·Â), a mean over completions
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference"})
+    samples: ClassVar[int] = 8
+
+    epochs: Epochs = 1
+    minibatches: Minibatches = 4
+    clip: ClipPair = (3e-4, 4e-4)
+    target_kl: TargetKL = None
+    kl: Leash = FREE
+
+    def assign(self, scored: Scored, kl_coef: float) -> Experience:
+        """Where each completion stands in its group."""
+        return compared(scored, group_normalised, self.kl, kl_coef)
+
+    def loss(self, outputs: Outputs, batch: Experience, mask: Tensor, denominators: Denominators) -> Losses:
+        """The clipped surrogate of whole completions."""
+        return ratio_losses(outputs, batch, mask, denominators, clip=self.clip, kl=self.kl, by="sequence", whole=True)
+
+
+ALGORITHMS: Mapping[str, type] = {
+    "a2c": A2C,
+    "dapo": DAPO,
+    "dr_grpo": DrGRPO,
+    "grpo": GRPO,
+    "gspo": GSPO,
+    "ppo": PPO,
+    "reinforce": REINFORCE,
+    "reinforce_plus_plus": ReinforcePlusPlus,
+    "remax": ReMax,
+    "rloo": RLOO,
+}

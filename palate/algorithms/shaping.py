@@ -37,11 +37,14 @@ class Shaping:
             return moments(scores.double(), torch.ones_like(scores, dtype=torch.bool))
         return known
 
+    def deviation(self, known: Moments) -> Tensor | float:
+        """How much of a judge's number makes a unit of the score."""
+        return 1.0 if self.normalise in (None, "none") else known.variance(unbiased=False).sqrt().clamp_min(1e-6)
+
     def shape(self, scores: Tensor, ended: Tensor, known: Moments) -> Tensor:
         """Scores [B] as the algorithm sees them; `ended [B]` says which rows closed with EOS."""
         if self.normalise not in (None, "none"):
-            deviation = known.variance(unbiased=False).sqrt().clamp_min(1e-6)
-            scores = ((scores.double() - known.mean) / deviation).to(scores.dtype)
+            scores = ((scores.double() - known.mean) / self.deviation(known)).to(scores.dtype)
         if self.clip is not None:
             scores = scores.clamp(-self.clip, self.clip)
         return scores - self.missing_eos_penalty * (~ended).to(scores.dtype)

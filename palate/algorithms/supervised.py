@@ -1,4 +1,4 @@
-"""The supervised loop: SFT, reward models and, later, the direct methods run through these functions alone.
+"""The supervised loop: SFT, reward models and the direct methods run through these functions alone.
 
     Example ─collate▶ Batch ─evaluate▶ losses ─▶ update
 
@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field
 
-from palate.algorithms.objectives import Batch, Evaluated, Example, Objective
+from palate.algorithms.objectives import Batch, Evaluated, Example, Objective, WholeStep
 from palate.data.layout import completions, packed, padded
 from palate.data.sampling import token_batches
 from palate.engine.checkpoint import Checkpoints
 from palate.engine.interfaces import Onlooker
 from palate.engine.metrics import JsonLines
 from palate.engine.optimiser import Optimiser, Stepper
-from palate.errors import TrainingError
+from palate.errors import RecipeError, TrainingError
 from palate.models import CausalLM, RewardModel
 from palate.settings import record
 
@@ -50,12 +50,35 @@ class Plan:
     per_epoch: tuple[int, ...]
 
     @classmethod
-    def of(cls, examples: Sequence[Example], settings: Supervision, seed: int) -> Plan:
-        """Deterministic in the seed; every example exactly once an epoch."""
+    def of(cls, examples: Sequence[Example], settings: Supervision, seed: int, least: int = 1) -> Plan:
+        """Deterministic in the seed; every example exactly once an epoch.
+
+        Raises RecipeError where steps would have fewer than `least` examples; what is left over at an epoch's end joins
+        another step.
+        """
         lengths = [example.tokens for example in examples]
         epochs = [token_batches(lengths, settings.batch_tokens, seed, epoch) for epoch in range(settings.epochs)]
+        epochs = [_with_leftover(epoch, least) for epoch in epochs]
         steps = tuple(tuple(int(row) for row in batch) for epoch in epochs for batch in epoch)
+        small = sum(len(step) < least for step in steps)
+        if small:
+            raise RecipeError(
+                f"batch_tokens = {settings.batch_tokens} gives {small} of {len(steps)} optimiser steps fewer than "
+                f"{least} examples. This objective estimates over a step's examples together what it measures each of "
+                f"them by, and a batch of one has nothing to estimate from. Set batch_tokens = {least * max(lengths)} "
+                f"or more, with {least} examples at least."
+            )
         return cls(steps, tuple(len(epoch) for epoch in epochs))
+
+
+def _with_leftover(batches: list[tuple[int, ...]], least: int) -> list[tuple[int, ...]]:
+    """An epoch's batches, the only one that is too small joined to its neighbour."""
+    small = [index for index, batch in enumerate(batches) if len(batch) < least]
+    if len(small) != 1 or len(batches) == 1:
+        return batches
+    (index,) = small
+    start = max(index - 1, 0)
+    return [*batches[:start], (*batches[start], *batches[start + 1]), *batches[start + 2 :]]
 
 
 def collate(examples: Sequence[Example], *, pad_id: int, packing: bool) -> Batch:
@@ -80,6 +103,34 @@ def micro_batches(examples: Sequence[Example], limit: int) -> Iterator[list[Exam
         yield run
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How examples are laid out for a model: `limit` tokens a forward pass, on the model's device."""
+
+    model: CausalLM | RewardModel
+    limit: int
+    pad_id: int
+
+    def batches(self, examples: Sequence[Example]) -> Iterator[Batch]:
+        """The examples in forward passes, in order."""
+        device = next(self.model.parameters()).device
+        for part in micro_batches(examples, self.limit):
+            batch = collate(part, pad_id=self.pad_id, packing=self.model.supports_packing)
+            yield replace(batch, layout=batch.layout.to(device))
+
+    @torch.no_grad()
+    def planned(self, objective: Objective, examples: Sequence[Example]) -> tuple[Objective, Sequence[Example]]:
+        """The objective of one optimiser step over these examples, and what it is evaluated on."""
+        if isinstance(objective, WholeStep):
+            return objective.plan_step(self.model, examples, self.batches)
+        return objective, examples
+
+
+def looked_at(step: int) -> bool:
+    """Whether a model is measured after so many steps: after 4, 8, 16 and so on, however long the training is."""
+    return step >= 4 and step & (step - 1) == 0
+
+
 @dataclass(frozen=True)
 class SupervisedLoop:
     """A model, its objective and its examples, ready to train; `train` runs or resumes it."""
@@ -90,10 +141,12 @@ class SupervisedLoop:
     settings: Supervision
     seed: int
     pad_id: int
+    measure: Callable[[], Mapping[str, float]] | None = None  # further figures, of the model as it stands
 
     def train(self, checkpoints: Checkpoints, metrics: JsonLines, onlooker: Onlooker) -> int:
         """Trains to the end from the newest checkpoint; returns the number of steps."""
-        plan = Plan.of(self.examples, self.settings, self.seed)
+        least = self.objective.least if isinstance(self.objective, WholeStep) else 1
+        plan = Plan.of(self.examples, self.settings, self.seed, least)
         stepper = Stepper(
             self.model,
             self.settings.optimiser,
@@ -104,6 +157,8 @@ class SupervisedLoop:
         onlooker.begin(len(plan.steps), start)
         for step in range(start, len(plan.steps)):
             row = self._step(stepper, plan.steps[step], step)
+            if self.measure is not None and looked_at(step + 1):
+                row |= self.measure()
             metrics.append(row)
             onlooker.advance(row)
             last = step + 1 == len(plan.steps)
@@ -124,27 +179,29 @@ class SupervisedLoop:
 
     def _step(self, stepper: Stepper, rows: Sequence[int], step: int) -> dict[str, float]:
         started = time.perf_counter()
-        examples = [self.examples[row] for row in rows]
-        count = sum(self.objective.count(example) for example in examples)
-        sums: dict[str, float] = {"loss": 0.0}
+        reader = Reader(self.model, self.settings.micro_tokens, self.pad_id)
+        objective, examples = reader.planned(self.objective, [self.examples[row] for row in rows])
+        # A step without anything to learn from is harmless: its losses are all 0.
+        count = max(sum(objective.count(example) for example in examples), 1)
+        means = Means()
         useful = total = 0
-        for part in micro_batches(examples, self.settings.micro_tokens):
-            batch = collate(part, pad_id=self.pad_id, packing=self.model.supports_packing)
-            evaluated = self.objective.evaluate(self.model, batch)
+        for batch in reader.batches(examples):
+            evaluated = objective.evaluate(self.model, batch)
             loss = evaluated.losses.sum() / count
             loss.backward()
-            _add(sums, evaluated)
+            means.add(evaluated)
             useful, total = useful + batch.layout.useful, total + batch.layout.total
-        if not math.isfinite(sums["loss"]):
+        figures = means.figures()
+        if not math.isfinite(figures["loss"]):
             raise TrainingError(
-                f"The loss is {sums['loss']} at step {step + 1}, whose first example is row {rows[0]} of the data: "
+                f"The loss is {figures['loss']} at step {step + 1}, whose first example is row {rows[0]} of the data: "
                 "no step "
                 "was taken and the last checkpoint is good. Lower the learning rate, or look at that step's examples."
             )
         norm, rate = stepper.step(f"step {step + 1}")
         return {
             "step": step + 1,
-            **{name: value / count for name, value in sums.items()},
+            **figures,
             "lr": rate,
             "grad_norm": norm,
             "tokens/useful": useful,
@@ -153,10 +210,25 @@ class SupervisedLoop:
         }
 
 
-def _add(sums: dict[str, float], evaluated: Evaluated) -> None:
-    sums["loss"] += float(evaluated.losses.detach().sum())
-    for name, value in evaluated.sums.items():
-        sums[name] = sums.get(name, 0.0) + value
+class Means:
+    """The mean loss and the means of an objective's other figures, gathered batch by batch."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {"loss": 0.0}
+        self.counts: dict[str, int] = {"loss": 0}
+
+    def add(self, evaluated: Evaluated) -> None:
+        """Takes in one batch."""
+        for name, value in {"loss": float(evaluated.losses.detach().sum()), **evaluated.sums}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + evaluated.counts.get(name, evaluated.count)
+
+    def figures(self) -> dict[str, float]:
+        """Every mean; one of nothing is absent, but for the loss, which is 0 then."""
+        loss = self.sums["loss"] / max(self.counts["loss"], 1)
+        return {"loss": loss} | {
+            name: value / self.counts[name] for name, value in self.sums.items() if self.counts[name]
+        }
 
 
 @torch.no_grad()
@@ -169,12 +241,10 @@ def held_out(
     pad_id: int,
 ) -> dict[str, float]:
     """Means of the loss and of the objective's other figures over examples that were not trained on."""
-    sums: dict[str, float] = {"loss": 0.0}
-    count = 0
+    reader, means = Reader(model, limit, pad_id), Means()
     # Neighbours of like length share a batch: less padding, and the same batches whatever order the data came in.
     ordered = sorted(examples, key=lambda example: (example.longest, example.prompt, example.completions))
-    for part in micro_batches(ordered, limit):
-        evaluated = objective.evaluate(model, collate(part, pad_id=pad_id, packing=model.supports_packing))
-        _add(sums, evaluated)
-        count += evaluated.count
-    return {name: value / max(count, 1) for name, value in sums.items()}
+    objective, ordered = reader.planned(objective, ordered)
+    for batch in reader.batches(ordered):
+        means.add(objective.evaluate(model, batch))
+    return means.figures()

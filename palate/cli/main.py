@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,6 +109,43 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe in TOML; the demo's unless given.")] = None,
+    methods: Annotated[str, typer.Option(help="Algorithms by name, with commas between.")] = "ppo,rloo,grpo,dpo",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
+    equal: Annotated[
+        str,
+        typer.Option(help="samples: as many completions as the recipe's own alignment; time: as long as the first."),
+    ] = "samples",
+    settings: Settings = None,
+    runs: Root = Path("runs"),
+) -> None:
+    """Compare methods from one SFT model: score against KL, win rate, cost."""
+    if equal not in ("samples", "time"):
+        raise typer.BadParameter(f"--equal is samples or time; {equal!r} was given.")
+    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
+        raise typer.BadParameter(
+            f"--seeds takes whole numbers with commas between, such as 0,1,2; {seeds!r} was given."
+        )
+    from palate.recipe import demo_recipe
+    from palate.stages.compare import compare as contest
+
+    whole = demo_recipe(settings or ()) if recipe is None else _recipe(recipe, settings)
+    page = _heard(
+        lambda **watched: contest(
+            whole,
+            methods=[method.strip() for method in methods.split(",")],
+            seeds=[int(seed) for seed in seeds.split(",")],
+            equal="time" if equal == "time" else "samples",
+            root=runs,
+            **watched,
+        )
+    )
+    print(f"Written: {page} and {page.with_suffix('.json')}")
+    print(f"Next: open {page}")
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]) -> None:
     """Write a run's report anew."""
     from palate.report import write
@@ -157,15 +194,31 @@ def generate(
     top_k: Annotated[int | None, typer.Option(min=1, help="Only the k likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Only the likeliest tokens of this mass.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Completions a prompt.")] = 1,
+    best_of: Annotated[
+        int | None, typer.Option(min=2, help="Writes the best of so many completions a prompt, by --reward.")
+    ] = None,
+    reward: Annotated[str | None, typer.Option(help="The reward-model directory that --best-of goes by.")] = None,
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
     """Write completions as JSON lines, with token ids and log-probabilities."""
+    if (best_of is None) != (reward is None):
+        raise typer.BadParameter("--best-of N and --reward DIR go together: one says how many, the other by whom.")
+    if best_of is not None and (samples > 1 or temperature == 0):
+        raise typer.BadParameter(
+            "--best-of writes one of several different completions a prompt. Leave out --samples, and give a "
+            "temperature above 0."
+        )
     from palate.engine.generation import Sampling
     from palate.stages import tools
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    rows = tools.generate(model, prompts, sampling=sampling, length=max_new_tokens, samples=samples, seed=seed)
+    if best_of is not None and reward is not None:
+        rows = tools.best_of_n(
+            model, prompts, reward=reward, n=best_of, sampling=sampling, length=max_new_tokens, seed=seed
+        )
+    else:
+        rows = tools.generate(model, prompts, sampling=sampling, length=max_new_tokens, samples=samples, seed=seed)
     _write(tools.json_lines(rows), out)
 
 
@@ -269,7 +322,6 @@ def _recipe(path: Path, settings: list[str] | None) -> Recipe:
 def _execute(recipe: Recipe, runs: Path, fresh: bool, dry_run: bool, only: str | None = None) -> None:
     from rich.console import Console
 
-    from palate.cli.progress import Interruption, Watcher
     from palate.stages.closing import closing_words
     from palate.stages.estimate import estimate
     from palate.stages.run import execute
@@ -278,22 +330,26 @@ def _execute(recipe: Recipe, runs: Path, fresh: bool, dry_run: bool, only: str |
     if dry_run:
         console.print(estimate(recipe, only))
         return
-    interruption = Interruption()
+    place = _heard(lambda **watched: execute(recipe, root=runs, command=sys.argv, fresh=fresh, only=only, **watched))
+    console.print(closing_words(place))
+
+
+def _heard(work: Callable[..., Path]) -> Path:
+    """Does the work with someone to watch it, who hears Ctrl-C."""
+    from rich.console import Console
+
+    from palate.cli.progress import Interruption, Watcher
+
+    console, interruption = Console(soft_wrap=True), Interruption()
     try:
         with interruption.listening():
-            place = execute(
-                recipe,
+            return work(
                 watch=lambda phase: Watcher(phase, console, interruption),
                 say=lambda sentence: console.print(sentence, highlight=False, markup=False),
-                root=runs,
-                command=sys.argv,
-                fresh=fresh,
-                only=only,
             )
     except KeyboardInterrupt:
         print("\npalate: stopped. The same command goes on from here.", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    console.print(closing_words(place))
 
 
 def main() -> None:

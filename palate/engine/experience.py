@@ -14,6 +14,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from palate.ops import reduce
 
 Finish = Literal["eos", "length"]
 
@@ -24,7 +27,7 @@ class Rollout:
 
     `row_ids [B]` index the prompts; rows with equal `group_ids [B]` answer the same prompt draw; `ids, mask [B, T]`
     include the EOS; `sampler_logprobs [B, T]` in nats at the sampling temperature; `finish` says why each row
-    ended; `version` counts the policy's publications.
+    ended; `version` counts the policy's publications; `limit` is the most tokens that a completion could have.
     """
 
     row_ids: Tensor
@@ -34,6 +37,7 @@ class Rollout:
     sampler_logprobs: Tensor
     finish: tuple[Finish, ...]
     version: int
+    limit: int
 
     @property
     def rows(self) -> int:
@@ -50,18 +54,47 @@ class Rollout:
         """Whether each completion closed with EOS, boolean [B]."""
         return torch.tensor([finish == "eos" for finish in self.finish], device=self.ids.device)
 
+    def take(self, rows: Tensor) -> Rollout:
+        """Some rows alone."""
+        return Rollout(
+            row_ids=self.row_ids[rows],
+            group_ids=self.group_ids[rows],
+            ids=self.ids[rows],
+            mask=self.mask[rows],
+            sampler_logprobs=self.sampler_logprobs[rows],
+            finish=tuple(self.finish[row] for row in rows.tolist()),
+            version=self.version,
+            limit=self.limit,
+        )
+
+    def joined(self, other: Rollout) -> Rollout:
+        """These rows and then those of `other`, a rollout of the same policy whose groups are others."""
+        return Rollout(
+            row_ids=torch.cat([self.row_ids, other.row_ids]),
+            group_ids=torch.cat([self.group_ids, other.group_ids]),
+            ids=stacked(self.ids, other.ids),
+            mask=stacked(self.mask, other.mask),
+            sampler_logprobs=stacked(self.sampler_logprobs, other.sampler_logprobs),
+            finish=(*self.finish, *other.finish),
+            version=self.version,
+            limit=self.limit,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A rollout with everything that judges it.
 
-    `scores [B]` are what the algorithm maximises (after shaping); `parts` the judges' raw numbers by name, [B] each;
-    `old_logprobs [B, T]` the trainer's own; `signals` exactly what the algorithm's `needs` yield:
-    "reference" → log-probabilities of the reference [B, T], "critic" → values [B, T], "greedy" → scores [B].
+    `scores [B]` are what the algorithm maximises (after shaping), of which `dense [B, T]` was earned token by token and
+    the rest with the last; `parts` the judges' raw numbers by name, [B] each; `old_logprobs [B, T]` the trainer's own;
+    `signals` exactly what the algorithm's `needs` yield: "reference" → log-probabilities of the reference [B, T],
+    "critic" → values [B, T], "greedy" → the score of the likeliest completion to each row's prompt [B], "baseline" →
+    the running mean of earlier returns [B].
     """
 
     rollout: Rollout
     scores: Tensor
+    dense: Tensor
     parts: Mapping[str, Tensor]
     old_logprobs: Tensor
     signals: Mapping[str, Tensor]
@@ -101,8 +134,34 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """A minibatch's loss, already divided by its global denominator, and numbers worth logging (sums over tokens)."""
+    """What some rows add to their minibatch's loss, and to figures worth logging under the names given."""
 
     total: Tensor
-    policy: Tensor
-    value: Tensor | None
+    figures: Mapping[str, Tensor]
+
+    def joined(self, figures: Mapping[str, Tensor], extra: Tensor | float = 0.0) -> Losses:
+        """With more figures, and `extra` added to the loss."""
+        return Losses(self.total + extra, {**self.figures, **figures})
+
+
+@dataclass(frozen=True, slots=True)
+class Denominators:
+    """What a minibatch's loss is divided by: counts of the whole minibatch, whatever part of it is at hand.
+
+    `tokens` of its completions, `rows`, and `length`, the most tokens that a completion could have.
+    """
+
+    tokens: int
+    rows: int
+    length: int
+
+    def reduce(self, loss: Tensor, mask: Tensor, by: str) -> Tensor:
+        """One number for `loss [N, T]`: `palate.ops.reduce` with the count that `by` asks for."""
+        counts = {"token": self.tokens, "sequence": self.rows, "fixed": self.rows * self.length}
+        return reduce(loss=loss, mask=mask, by=by, denominator=counts.get(by, 1))
+
+
+def stacked(above: Tensor, below: Tensor) -> Tensor:
+    """[A, S] and [B, T] as [A + B, max(S, T)], what is missing on the right being 0."""
+    width = max(above.shape[1], below.shape[1])
+    return torch.cat([pad(one, (0, width - one.shape[1])) for one in (above, below)])

@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from palate.engine.files import write_atomic
+from palate.report.comparison import write as write_comparison
 from palate.report.findings import samples
 from palate.report.page import render
 from palate.report.reading import Comparison, read
 
-__all__ = ["build", "chosen_samples", "write"]
+__all__ = ["build", "chosen_samples", "write", "write_comparison"]
 
 
 def build(run_directory: str | Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.style
@@ -148,6 +148,32 @@ def outcomes(name: str, description: str, rate: WinRate) -> str:
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.95, 0.95)
     axes.set_axis_off()
+    return _svg(figure, name, description)
+
+
+@_house_style
+def panels(name: str, description: str, curves: Mapping[str, Series], judge: str) -> str:
+    """A panel for each curve of `judge` over the KL, in front of all the others, on one scale."""
+    columns = 4
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(9.2, 0.35 + 1.75 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure.subplots_adjust(0.06, 0.42 / figure.get_figheight(), 0.99, 1 - 0.3 / figure.get_figheight(), 0.1, 0.32)
+    for axes in grid[len(curves) :]:
+        axes.set_axis_off()
+    for axes, (title, own) in zip(grid, curves.items(), strict=False):
+        for other in curves.values():
+            axes.plot(other.x, other.y, color=SOFT, linewidth=0.7)
+        axes.plot(own.x, own.y, color=ACCENT, linewidth=1.8)
+        axes.plot(own.x[-1:], own.y[-1:], "o", color=ACCENT, markersize=4)
+        axes.set_title(title, loc="left", fontsize=9, color=INK, pad=4)
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="both", length=0, pad=3)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    figure.text(0.06, 0.04 / figure.get_figheight(), f"{judge} over KL from the SFT model, nats", color=MUTED)
     return _svg(figure, name, description)
 
 

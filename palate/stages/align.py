@@ -1,29 +1,34 @@
-"""Stage `align`: the online loop from the SFT model to the aligned one, under the leash of a reference that never
-moves."""
+"""Stage `align`: from the SFT model to the aligned one, beside a reference that never moves; the online loop's way."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from palate import testbed
-from palate.algorithms.online import LoopState, Online, OnlineLoop
+from palate.algorithms.auxiliary import Auxiliary
+from palate.algorithms.direct import DIRECT
+from palate.algorithms.makers import MAKERS
+from palate.algorithms.objectives import Imitation, examples_of
+from palate.algorithms.online import LoopState, OnlineLoop
 from palate.engine.checkpoint import Checkpoint, Checkpoints
 from palate.engine.interfaces import Reward
 from palate.engine.metrics import JsonLines
 from palate.engine.optimiser import Stepper
 from palate.engine.seeding import derive, generator
-from palate.errors import RecipeError, TrainingError
-from palate.models import Critic, SharedCritic, load_causal, load_reward_model, save_causal, weight_hash
-from palate.ops import Moments, moments
-from palate.rewards import FunctionReward, ModelReward, checked_scores
-from palate.settings import load_symbol
+from palate.models import Critic, SharedCritic, save_causal
+from palate.models.trunk import recompute_layers
+from palate.ops import Moments
+from palate.rewards import ModelReward
+from palate.stages import direct, rounds
+from palate.stages.anchor import anchor_of
 from palate.stages.context import Context, Outcome
-from palate.stages.material import Loaded, data_files, fitting_prompts, load_policy, sample, stage_records
+from palate.stages.judges import moments_on, reward_of, sampled
+from palate.stages.material import Loaded, fitting_prompts, load_policy, mixed, stage_records
+from palate.stages.measuring import normalising, onlookers, reference_of, unmoved
 from palate.stages.saving import save_whole
 
 # So many iterations in a row with a KL clearly below 0 are no accident.
@@ -31,18 +36,18 @@ NEGATIVE_KL_ITERATIONS = 5
 
 
 def run(context: Context) -> Outcome:
-    """Aligns, saves `align/model`, and sees to it that the reference is what it was."""
+    """Aligns by the recipe's algorithm and saves `align/model`."""
+    if context.align.algorithm in DIRECT:
+        return direct.run(context)
+    return rounds.run(context) if context.align.algorithm in MAKERS else _online(context)
+
+
+def _online(context: Context) -> Outcome:
     policy = load_policy(context)
     reference = reference_of(context)
-    frozen = weight_hash(reference.model)
-    loop = _loop(context, policy, reference)
-    state, concerns = _iterate(context, loop, policy)
-    if weight_hash(reference.model) != frozen:
-        raise TrainingError(
-            "The reference model's weights changed during alignment. KL to a moving reference means nothing. This "
-            "is a bug, in Palate "
-            "or in the algorithm you brought: something trained or overwrote the reference."
-        )
+    with unmoved(reference):
+        loop = _loop(context, policy, reference)
+        state, concerns = _iterate(context, loop, policy)
     save_whole(context.place("align", "model"), lambda place: save_causal(policy.model, policy.tokenizer, place))
     rows = list(context.metrics("align").rows())
     figures = {
@@ -55,6 +60,8 @@ def run(context: Context) -> Outcome:
         "length_initial": rows[0]["length/mean"],
         "length_final": rows[-1]["length/mean"],
     }
+    if context.align.anchor:
+        figures["anchor_rise"] = rows[-1]["anchor/rise"]
     if state.ended is not None:
         context.say(f"align: stopped after {len(rows)} iterations: {state.ended}.")
         concerns = (*concerns, f"stopped early: {state.ended}")
@@ -65,8 +72,7 @@ def _loop(context: Context, policy: Loaded, reference: Loaded) -> OnlineLoop:
     settings = context.align
     prompts = stage_records(context, "align")
     kept = fitting_prompts(context, "align", policy, prompts, settings.loop.max_new_tokens)
-    reward = reward_of(context, policy)
-    onlookers = () if not on_testbed(context) or reward.name == "gold" else (gold_reward(),)
+    reward = reward_of(context, policy, kept)
     return OnlineLoop(
         policy=policy.model,
         reference=reference.model,
@@ -79,73 +85,24 @@ def _loop(context: Context, policy: Loaded, reference: Loaded) -> OnlineLoop:
         settings=normalising(settings.loop, reward),
         critic_learning_rate=settings.method.critic.learning_rate if "critic" in settings.method.needs else 0.0,
         seed=derive(context.seed, "align") % 2**32,
-        judges=onlookers,
+        judges=onlookers(context),
+        sampler=copy.deepcopy(policy.model) if settings.loop.asynchronous else None,
+        auxiliary=_auxiliary(context, policy),
     )
-
-
-def normalising(settings: Online, reward: Reward) -> Online:
-    """The settings with `shaping.normalise` decided by the judge where the recipe leaves it open.
-
-    A reward model's scores are log-odds of being preferred: rescaling them would blow up one that learnt nothing. A
-    function's unit is anybody's guess, and so would be the price of a nat.
-    """
-    if settings.shaping.normalise is not None:
-        return settings
-    chosen = "none" if isinstance(reward, ModelReward) else "reference"
-    return replace(settings, shaping=replace(settings.shaping, normalise=chosen))
-
-
-def on_testbed(context: Context) -> bool:
-    """Whether the prompts are the embedded world's, so that gold can look on."""
-    return data_files(context.recipe, "align") == "testbed"
 
 
 # ---- actors
 
 
-def reference_of(context: Context) -> Loaded:
-    """The frozen policy of the KL term, by the recipe: the SFT model, a snapshot of the start, or another directory."""
-    name = context.align.reference
-    loaded = load_policy(context) if name in ("sft", "start") else Loaded(*load_causal(name, device=context.device))
-    if loaded.chat.fingerprint != load_policy(context).chat.fingerprint:
-        raise RecipeError(
-            f'align.reference = "{name}" has another tokenizer than the policy. KL compares probabilities of the '
-            "same token ids. Give a reference with the policy's tokenizer."
-        )
-    loaded.model.requires_grad_(False)
-    return loaded
-
-
-def reward_of(context: Context, policy: Loaded) -> Reward:
-    """The judge by the recipe: the run's reward model, gold, a directory, or a user's function."""
-    name = context.align.reward
-    if name == "gold":
-        return gold_reward()
-    if ".py:" in name:
-        return FunctionReward(name.rpartition(":")[2], load_symbol(name, "reward"))
-    place = context.place("reward", "model") if name == "model" else Path(name)
-    return reward_model(context, place, policy)
-
-
-def reward_model(context: Context, place: Path, policy: Loaded) -> ModelReward:
-    """A reward model from disk, reading ids where it shares the policy's tokenizer and text where it does not."""
-    model, chat, _ = load_reward_model(place, device=context.device)
-    rereads = chat.fingerprint != policy.chat.fingerprint
-    if rereads:
-        context.say(
-            f"The reward model {place} has its own tokenizer: it reads completions as text, through its own template."
-        )
-    return ModelReward("reward_model", model, chat, rereads)
-
-
-def gold_reward() -> FunctionReward:
-    """The testbed's truth."""
-    return FunctionReward(
-        "gold",
-        lambda prompts, completions, **_: [
-            testbed.gold(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)
-        ],
-    )
+def _auxiliary(context: Context, policy: Loaded) -> Auxiliary | None:
+    """What the recipe mixes into every update."""
+    mix = context.align.mix
+    if mix is None:
+        return None
+    objective, records = Imitation(policy.chat), mixed(context)
+    limit = policy.model.context
+    examples = [one for one in examples_of(objective, records) if limit is None or one.longest <= limit]
+    return Auxiliary(objective, examples, mix.weight, mix.batch_tokens, policy.chat.pad_id)
 
 
 def _critic(context: Context, policy: Loaded, reward: Reward) -> Critic | SharedCritic | None:
@@ -157,7 +114,10 @@ def _critic(context: Context, policy: Loaded, reward: Reward) -> Critic | Shared
     if settings.trunk == "policy":
         return SharedCritic(policy.model, generator=random).to(context.device)
     if settings.init == "reward" and isinstance(reward, ModelReward) and not reward.rereads:
-        return Critic.from_reward_model(reward.model)
+        critic = Critic.from_reward_model(reward.model)
+        if context.recipe.model.gradient_checkpointing:
+            recompute_layers(critic.trunk)
+        return critic
     return Critic.on(policy.model, generator=random)
 
 
@@ -176,7 +136,7 @@ class Saved:
         """Makes rows durable, then the checkpoint that counts on them."""
         self.metrics.sync()
         self.samples.sync()
-        tensors: dict[str, torch.Tensor] = {}
+        tensors = state.tensors()
         plain: dict[str, Any] = {"loop": state.to_json()}
         for name, stepper in steppers.items():
             held, plain[name] = stepper.saved(name)
@@ -188,7 +148,7 @@ class Saved:
         tensors, plain = found.tensors(), found.state
         for name, stepper in steppers.items():
             stepper.restore(name, tensors, plain[name])
-        return LoopState.from_json(plain["loop"], type(start.kl))
+        return LoopState.from_json(plain["loop"], type(start.kl), tensors)
 
 
 def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopState, tuple[str, ...]]:
@@ -198,6 +158,7 @@ def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopSt
         context.metrics("align"),
         JsonLines(context.place("align", "samples.jsonl")),
     )
+    anchor = anchor_of(context, policy)
     steppers = loop.steppers()
     found = saved.checkpoints.latest()
     for rows in (saved.metrics, saved.samples):
@@ -211,11 +172,12 @@ def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopSt
     warned = False
     while state.iteration < settings.loop.iterations and state.ended is None:
         done = loop.iterate(state, steppers)
-        state = done.state
-        saved.metrics.append(done.row)
-        for row in done.samples:
-            saved.samples.append(row)
-        onlooker.advance(done.row)
+        held = {} if anchor is None else anchor.figures(policy.model)
+        state, row = _held(done.state, held, settings.anchor_limit), done.row | held
+        saved.metrics.append(row)
+        for sample in done.samples:
+            saved.samples.append(sample)
+        onlooker.advance(row)
         if state.negative_kl == NEGATIVE_KL_ITERATIONS and not warned:
             onlooker.say(NEGATIVE_KL)
             warned = True
@@ -224,6 +186,14 @@ def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopSt
             saved.save(state, steppers)
         onlooker.check()
     return state, (NEGATIVE_KL,) if warned else ()
+
+
+def _held(state: LoopState, figures: Mapping[str, float], limit: float | None) -> LoopState:
+    """The state, ended where demonstrations have become less likely than the anchor's limit allows."""
+    rise = figures.get("anchor/rise", 0.0)
+    if state.ended is not None or limit is None or rise <= limit:
+        return state
+    return replace(state, ended=f"the loss of held-out demonstrations rose by {rise:.3f} nats, more than {limit:g}")
 
 
 NEGATIVE_KL = (
@@ -241,15 +211,4 @@ def reference_moments(context: Context, loop: OnlineLoop, policy: Loaded) -> Mom
     """Moments of the judge's numbers on completions of the policy as the stage begins, frozen from then on."""
     if loop.settings.shaping.normalise != "reference":
         return NO_MOMENTS
-    count = context.align.reference_samples
-    completions, _ = sample(
-        policy,
-        loop.prompts,
-        seed=derive(context.seed, "score moments"),
-        rows=[index % len(loop.prompts) for index in range(count)],
-        samples=[index // len(loop.prompts) for index in range(count)],
-        length=loop.settings.max_new_tokens,
-        sampling=loop.settings.sampling,
-    )
-    scores = checked_scores(loop.reward, completions).double()
-    return moments(scores, torch.ones_like(scores, dtype=torch.bool))
+    return moments_on(loop.reward, sampled(context, policy, loop.prompts))

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from rich.table import Table
 
+from palate.algorithms.direct import DIRECT
+from palate.algorithms.makers import MAKERS
 from palate.models import load_causal
-from palate.recipe import Recipe
+from palate.recipe import Align, Recipe
 from palate.stages.context import device_of, use_threads
 from palate.stages.material import generated, read_data, records_of, source_of
 from palate.stages.run import STAGES, rests_on
@@ -82,19 +84,35 @@ def costs(recipe: Recipe, data: dict[str, Sequence], parameters: int) -> list[Co
                 )
             )
     if recipe.align is not None:
-        loop, method = recipe.align.loop, recipe.align.method
-        documents = loop.iterations * loop.batch * loop.samples
-        prompt = sum(characters(row) for row in rows["align"]) / 4 / len(rows["align"])
-        # Generation, four scoring passes (policy, reference, critic, reward), and the updates of policy and critic.
-        passes = 2 + 4 * 2 + method.epochs * 2 * 6
-        tokens = documents * (prompt + loop.max_new_tokens)
-        what = f"{loop.iterations} iterations of {loop.batch * loop.samples} completions"
-        found.append(Cost("align", what, passes * parameters * tokens, 3 * parameters))
+        found.append(alignment(recipe.align, rows["align"], parameters))
     if recipe.evaluate is not None:
         count = min(recipe.evaluate.count, len(rows["evaluate"]))
         length = recipe.align.loop.max_new_tokens if recipe.align else 64
         found.append(Cost("evaluate", f"{count} prompts, both models", 8 * parameters * count * 2 * length, parameters))
     return found
+
+
+def alignment(align: Align, rows: Sequence, parameters: int) -> Cost:
+    """The work of alignment, by whichever of the three ways."""
+    loop, method = align.loop, align.method
+    judges = sum(len(source.models) for source in align.sources) if align.judged else 0
+    prompt = sum(characters(getattr(row, "prompt", row)) for row in rows) / 4 / len(rows)
+    if align.algorithm in DIRECT:
+        # The reference reads every row once.
+        tokens = sum(map(characters, rows)) / 4
+        what = f"{len(rows)} rows, {method.loop.epochs} epoch{'s' if method.loop.epochs > 1 else ''}"
+        return Cost("align", what, (6 * method.loop.epochs + 2) * parameters * tokens, 2 * parameters)
+    if align.algorithm in MAKERS:
+        # Generation, scoring passes (policy, reference, reward models), and updates on what is kept or paired.
+        documents = method.rounds * (method.prompts or len(rows)) * method.samples
+        passes = 2 + (2 + judges) * 2 + method.loop.epochs * 6 * min(1, getattr(method, "keep", 2) / method.samples)
+        what = f"{method.rounds} rounds, {documents} completions"
+        return Cost("align", what, passes * parameters * documents * (prompt + loop.max_new_tokens), 2 * parameters)
+    # Generation, scoring passes (policy, reference, critic, reward models), and the updates of policy and critic.
+    documents = loop.iterations * loop.batch * align.samples
+    passes = 2 + (3 + judges) * 2 + method.epochs * 2 * 6
+    what = f"{loop.iterations} iterations of {loop.batch * align.samples} completions"
+    return Cost("align", what, passes * parameters * documents * (prompt + loop.max_new_tokens), 3 * parameters)
 
 
 def characters(row) -> int:

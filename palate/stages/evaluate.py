@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from palate import testbed
-from palate.data.layout import padded
+from palate.algorithms.makers import best_of_n_kl_bound
 from palate.engine.files import encode_json, write_atomic
-from palate.engine.forward import completion_logprobs
 from palate.engine.generation import Generated
 from palate.engine.interfaces import Completions, Reward
 from palate.engine.seeding import derive
@@ -19,9 +16,10 @@ from palate.evaluation import Comparison, by_group, compare, win_rate
 from palate.models import load_causal
 from palate.records import Prompt
 from palate.rewards import checked_scores
-from palate.stages.align import gold_reward, reward_model, reward_of
 from palate.stages.context import Context, Outcome
+from palate.stages.judges import gold_reward, reward_model, reward_of
 from palate.stages.material import Loaded, fitting_prompts, load_policy, sample, stage_records
+from palate.stages.measuring import log_ratios
 
 MAX_NEW_TOKENS = 128
 
@@ -46,12 +44,12 @@ def run(context: Context) -> Outcome:
     """Compares, and writes `evaluate/results.json` and `evaluate/comparisons.jsonl`."""
     before_model = load_policy(context)
     after_model = Loaded(*load_causal(context.place("align", "model"), device=context.device))
-    judge = judge_of(context, before_model)
     prompts = _prompts(context, before_model)
+    judge = judge_of(context, before_model, prompts)
     before, after = (answers(context, model, judge, prompts) for model in (before_model, after_model))
     comparisons = [_comparison(prompt, row, before, after) for row, prompt in enumerate(prompts)]
     results = _results(context, comparisons, before, after)
-    results["kl"] = sequence_kl(context, after_model, before_model, after)
+    results["kl"] = float(log_ratios(after_model, before_model, after.completions, temperature=1.0).mean())
     if judge.name == "gold":
         results |= _truth(context, before_model, prompts, before, after)
     results["verdict"] = verdict(results)
@@ -75,12 +73,12 @@ def run(context: Context) -> Outcome:
     return Outcome(figures, concerns, len(prompts))
 
 
-def judge_of(context: Context, policy: Loaded) -> Reward:
+def judge_of(context: Context, policy: Loaded, prompts: Sequence[Prompt]) -> Reward:
     """Gold on the testbed, the training reward itself, or the reward model that learnt from pairs of its own."""
     if context.evaluate.judge == "gold":
         return gold_reward()
     if context.evaluate.judge == "reward":
-        return reward_of(context, policy)
+        return reward_of(context, policy, prompts)
     return reward_model(context, context.place("reward", "judge", "model"), policy)
 
 
@@ -181,24 +179,13 @@ def best_of_n(
     )
     best = float(checked_scores(gold_reward(), completions).view(count, n).amax(dim=1).mean())
     started, reached = (mean([given.scores[row] for row in chosen]) for given in (before, after))
-    return {"n": n, "prompts": count, "score": best, "share_of_way": (reached - started) / max(best - started, 1e-9)}
-
-
-@torch.no_grad()
-def sequence_kl(context: Context, model: Loaded, reference: Loaded, given: Answers, batch: int = 64) -> float:
-    """KL(model ‖ reference) a sequence, estimated (k1) on the model's own answers, in nats, at temperature 1.
-
-    Answers drawn at another temperature estimate something else; the KL is still that of their texts' log-ratios.
-    """
-    total = 0.0
-    for rows in torch.arange(len(given.scores)).split(batch):
-        prompts = [given.completions.prompt_ids[row] for row in rows.tolist()]
-        ids, mask = given.completions.ids[rows], given.completions.mask[rows]
-        layout = padded(prompts, ids, mask, pad_id=model.chat.pad_id).to(context.device)
-        after, _ = completion_logprobs(model.model, layout, temperature=1.0)
-        before, _ = completion_logprobs(reference.model, layout, temperature=1.0)
-        total += float((after - before).sum())
-    return total / len(given.scores)
+    return {
+        "n": n,
+        "prompts": count,
+        "score": best,
+        "kl_bound": best_of_n_kl_bound(n),
+        "share_of_way": (reached - started) / max(best - started, 1e-9),
+    }
 
 
 def verdict(results: dict[str, Any]) -> str:

@@ -16,9 +16,10 @@ from palate import testbed
 from palate.algorithms.objectives import Example
 from palate.data.chat import ChatFormat
 from palate.data.checks import split_by_prompt
-from palate.data.formats import Kind
+from palate.data.conversion import converted
 from palate.data.recognition import Dataset, read
 from palate.data.recognition import Mapping as ColumnMapping
+from palate.data.rows import Kind
 from palate.engine.generation import Generated, Sampling, generate
 from palate.engine.interfaces import Completions
 from palate.engine.seeding import derive, uniforms
@@ -26,18 +27,17 @@ from palate.errors import DataError, RecipeError
 from palate.models.causal import CausalLM
 from palate.models.loading import load_causal
 from palate.models.scratch import scratch_model
-from palate.recipe import TESTBED, Files, Model, Recipe, files_of
+from palate.models.trunk import recompute_layers
+from palate.recipe import MIXED, TESTBED, Files, Model, Recipe, files_of
 from palate.records import Demonstration, PreferencePair, Prompt
 from palate.stages.context import Context
 
 Record = TypeVar("Record", Demonstration, PreferencePair, Prompt)
 
-KINDS: dict[str, Kind] = {
-    "sft": "demonstrations",
-    "reward": "pairs",
-    "align": "prompts",
-    "evaluate": "prompts",
-}
+SECTIONS = ("sft", "reward", "align", "evaluate")
+
+# The name under which the files of align.mix stand among the run's data.
+MIX = "align.mix"
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,25 @@ class Loaded:
 # ---- records
 
 
+def kind_of(recipe: Recipe, section: str) -> Kind:
+    """What a section's data must be."""
+    if section == "align":
+        return recipe.align.asks if recipe.align is not None else "prompts"
+    if section == "reward":
+        return "pairs" if recipe.reward is None or recipe.reward.objective == "pairs" else "rankings"
+    kinds: dict[str, Kind] = {"sft": "demonstrations", "evaluate": "prompts"}
+    return kinds[section]
+
+
 def data_files(recipe: Recipe, section: str) -> Files:
     """What a section names as its data."""
     part = getattr(recipe, section)
-    return part.data if section in ("sft", "reward") else part.prompts
+    if section == "align":
+        return part.files
+    return part.prompts if section == "evaluate" else part.data
 
 
-def read_data(recipe: Recipe, sections: Sequence[str] = tuple(KINDS)) -> tuple[dict[str, tuple[Dataset, ...]], Recipe]:
+def read_data(recipe: Recipe, sections: Sequence[str] = SECTIONS) -> tuple[dict[str, tuple[Dataset, ...]], Recipe]:
     """The sections' data files (held-out ones under "SECTION.heldout"), and the recipe with the mappings found
     pinned in it."""
     data: dict[str, tuple[Dataset, ...]] = {}
@@ -68,12 +80,25 @@ def read_data(recipe: Recipe, sections: Sequence[str] = tuple(KINDS)) -> tuple[d
             continue
         if data_files(recipe, section) != TESTBED:
             mapping = None if part.mapping is None else ColumnMapping.from_dict(part.mapping)
-            data[section] = read_files(data_files(recipe, section), section, part.on_bad, mapping)
+            data[section] = read_files(data_files(recipe, section), kind_of(recipe, section), part.on_bad, mapping)
             pinned = replace(part, mapping=data[section][0].mapping.to_dict())
             recipe = replace(recipe, **{section: pinned})
         if getattr(part, "heldout", None) is not None:
-            data[heldout_of(section)] = read_files(part.heldout, section, part.on_bad, None)
+            data[heldout_of(section)] = read_files(part.heldout, kind_of(recipe, section), part.on_bad, None)
+        mix = getattr(part, "mix", None)
+        if mix is not None and mix.data != MIXED:
+            data[MIX] = read_files(mix.data, "demonstrations", part.on_bad, None)
     return data, recipe
+
+
+def mixed(context: Context) -> tuple[Demonstration, ...]:
+    """The demonstrations that alignment learns beside its reward."""
+    if MIX in context.data:
+        return records_of(context.data[MIX])
+    files = context.data.get("sft")
+    if files is None and context.sft.data != TESTBED:
+        files = read_files(context.sft.data, "demonstrations", context.sft.on_bad, None)
+    return generated(context.recipe, "sft") if files is None else records_of(files)
 
 
 def heldout_of(section: str) -> str:
@@ -81,11 +106,11 @@ def heldout_of(section: str) -> str:
     return f"{section}.heldout"
 
 
-def read_files(files: Files, section: str, on_bad: Any, mapping: ColumnMapping | None) -> tuple[Dataset, ...]:
+def read_files(files: Files, kind: Kind, on_bad: Any, mapping: ColumnMapping | None) -> tuple[Dataset, ...]:
     """The files of one setting; all are read as the first of them is."""
     read_so_far: list[Dataset] = []
     for file in files_of(files):
-        read_so_far.append(read(file, KINDS[section], on_bad=on_bad, mapping=mapping))
+        read_so_far.append(read(file, kind, on_bad=on_bad, mapping=mapping))
         mapping = read_so_far[0].mapping
     return tuple(read_so_far)
 
@@ -113,12 +138,16 @@ def records_of(files: Sequence[Dataset]) -> tuple[Any, ...]:
 
 def generated(recipe: Recipe, section: str) -> tuple[Any, ...]:
     """A section's records from the embedded world."""
-    world, seed = recipe.testbed, derive(recipe.run.seed, "testbed", section) % 2**32
-    if section == "sft":
+    kind = kind_of(recipe, section)
+    if kind == "prompts":
+        return testbed.prompts("known" if section == "align" else "heldout")
+    # One crowd: alignment learns from the same demonstrations and pairs as the stage that is named after them.
+    source = "sft" if kind == "demonstrations" else "reward"
+    world, seed = recipe.testbed, derive(recipe.run.seed, "testbed", source) % 2**32
+    if kind == "demonstrations":
         return testbed.demonstrations(world.demonstrations, seed)
-    if section == "reward":
-        return testbed.pairs(world.pairs, seed, annotator(recipe), split="known")
-    return testbed.prompts("known" if section == "align" else "heldout")
+    pairs = testbed.pairs(world.pairs, seed, annotator(recipe), split="known")
+    return pairs if kind == "pairs" else tuple(one for pair in pairs for one in converted([pair], kind, "worst"))
 
 
 def annotator(recipe: Recipe) -> testbed.Annotator:
@@ -229,8 +258,15 @@ def start_model(context: Context) -> Loaded:
             seed=derive(context.seed, "scratch model") % 2**32,
         )
         made[0].to(context.device)
-        return Loaded(*made)
-    return Loaded(*load_causal(source_of(model), device=context.device))
+        return as_recipe_wants(context, Loaded(*made))
+    return as_recipe_wants(context, Loaded(*load_causal(source_of(model), device=context.device)))
+
+
+def as_recipe_wants(context: Context, loaded: Loaded) -> Loaded:
+    """The model, computing its layers again on the way back where the recipe says so."""
+    if context.recipe.model.gradient_checkpointing:
+        recompute_layers(loaded.model.trunk)
+    return loaded
 
 
 def scratch_texts(context: Context) -> list[str]:
@@ -261,7 +297,7 @@ def policy_path(context: Context) -> str | Path:
 
 def load_policy(context: Context) -> Loaded:
     """The SFT model, or the model that the run was given."""
-    return Loaded(*load_causal(policy_path(context), device=context.device))
+    return as_recipe_wants(context, Loaded(*load_causal(policy_path(context), device=context.device)))
 
 
 # ---- samples

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from palate.algorithms.objectives import Imitation, Preference, examples_of
+from palate.algorithms.objectives import Imitation, Objective, examples_of
 from palate.errors import RecipeError
-from palate.models import load_causal, load_reward_model
-from palate.records import Demonstration, PreferencePair, Prompt
-from palate.settings import load_symbol
+from palate.models import load_causal
+from palate.records import Demonstration, Prompt
 from palate.stages.context import Context
 from palate.stages.evaluate import answer_length
+from palate.stages.judges import check_columns, check_rewards
 from palate.stages.material import (
     Loaded,
     fitting,
@@ -21,7 +22,7 @@ from palate.stages.material import (
     split,
     start_model,
 )
-from palate.stages.reward import divided
+from palate.stages.reward import divided, objective_of
 
 
 def check(context: Context, stages: Sequence[str]) -> None:
@@ -33,29 +34,14 @@ def check(context: Context, stages: Sequence[str]) -> None:
     if "reward" in stages and context.reward.model is not None:
         load_causal(context.reward.model)
     if "align" in stages:
-        _check_reward(context)
+        if context.align.judged:
+            check_rewards(context)
+            check_columns(context, "align")
         if context.align.reference not in ("sft", "start"):
             load_causal(context.align.reference)
     if "evaluate" in stages:
         _check_evaluation(context)
     _check_lengths(context, stages)
-
-
-def _check_reward(context: Context) -> None:
-    name = context.align.reward
-    if ".py:" in name:
-        if not callable(load_symbol(name, "reward")):
-            raise RecipeError(
-                f'align.reward = "{name}" was given, which is no function. A reward takes prompts and completions and '
-                "returns one number for each completion. Name such a function."
-            )
-    elif name == "model" and context.recipe.reward is None and not context.place("reward", "model").exists():
-        raise RecipeError(
-            'align.reward = "model" was given, but this run has no reward model. Add a section [reward], or give a '
-            "reward-model directory or file.py:function."
-        )
-    elif name not in ("model", "gold"):
-        load_reward_model(name)
 
 
 def _check_evaluation(context: Context) -> None:
@@ -64,6 +50,8 @@ def _check_evaluation(context: Context) -> None:
             "The recipe has [evaluate], but no [align], and this run has no aligned model. The evaluation compares the "
             "model before alignment with the one after. Add a section [align], or leave out [evaluate]."
         )
+    if context.evaluate.judge == "reward":
+        check_columns(context, "evaluate")
     judged = context.evaluate.judge == "heldout-reward"
     if judged and context.recipe.reward is None and not context.place("reward", "judge", "model").exists():
         raise RecipeError(
@@ -96,16 +84,22 @@ def _check_lengths(context: Context, stages: Sequence[str]) -> None:
 
 
 def _check_fit(context: Context, stage: str, policy: Loaded, records: Sequence) -> None:
-    if stage in ("align", "evaluate"):
+    if isinstance(records[0], Prompt):
         fitting_prompts(context, stage, policy, records, answer_length(context))
         return
-    objective = Imitation(policy.chat) if stage == "sft" else Preference(policy.chat)
+    if isinstance(records[0], Demonstration):
+        objective: Objective = Imitation(policy.chat)
+    elif stage == "reward":
+        objective = objective_of(context.reward, policy.chat)
+    else:
+        objective = context.align.method.objective(policy.chat)
     fitting(context, stage, examples_of(objective, records), records, policy.model.context)
 
 
-def _tokens_at_most(record: Prompt | Demonstration | PreferencePair) -> int:
+def _tokens_at_most(record: Any) -> int:
     """What a record surely takes no more tokens than, without a tokenizer: its bytes, and some for the template."""
     prompt = record if isinstance(record, Prompt) else record.prompt
     replies = [getattr(record, name, "") for name in ("completion", "chosen", "rejected")]
+    replies += getattr(record, "completions", ())
     size = sum(16 + len(message.content.encode()) for message in prompt.messages)
     return 64 + size + max(len(reply.encode()) for reply in replies)

@@ -8,19 +8,22 @@ from dataclasses import dataclass
 import torch
 
 from palate import testbed
-from palate.algorithms.objectives import Example, Preference, examples_of
+from palate.algorithms.objectives import Example, Order, Preference, examples_of
 from palate.algorithms.supervised import SupervisedLoop, collate, micro_batches
+from palate.data.chat import ChatFormat
 from palate.data.checks import check_records, length_bias, shared_prompts, split_by_prompt
+from palate.data.conversion import best_pair
 from palate.engine.files import make_directory
 from palate.engine.generation import Sampling
 from palate.engine.seeding import derive, generator
 from palate.errors import DataError
 from palate.evaluation import likeliest_gain, preference_accuracy, preference_loss
 from palate.models import RewardModel, load_causal, save_reward_model
-from palate.records import PreferencePair
+from palate.recipe import Reward
+from palate.records import PreferencePair, Ranking
 from palate.rewards import ModelReward, checked_scores
 from palate.stages.context import Context, Outcome
-from palate.stages.material import Loaded, fitting, load_policy, place_of, sample, split, stage_records
+from palate.stages.material import Loaded, as_recipe_wants, fitting, load_policy, place_of, sample, split, stage_records
 from palate.stages.saving import save_whole
 
 # The judge of the evaluation learns from its own share of the pairs, which the reward model never sees.
@@ -28,6 +31,9 @@ JUDGE_SHARE = 0.3
 
 # How long a completion may be that only serves to centre scores.
 REFERENCE_TOKENS = 64
+
+
+Judged = PreferencePair | Ranking
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ def run(context: Context) -> Outcome:
     measures."""
     train, judged, heldout = divided(context, stage_records(context, "reward"))
     concerns = data_concerns([*train, *judged], heldout) if "reward" in context.data else []
+    heldout = compared(heldout)
     if judged:
         _train(context, judged, heldout, "reward", "judge")
     trained = _train(context, train, heldout, "reward")
@@ -74,10 +81,8 @@ def run(context: Context) -> Outcome:
     return Outcome(figures, tuple(concerns), trained.steps)
 
 
-def divided(
-    context: Context, records: Sequence[PreferencePair]
-) -> tuple[Sequence[PreferencePair], Sequence[PreferencePair], Sequence[PreferencePair]]:
-    """The pairs that the reward model learns from, those of the evaluation's judge (none where it needs none), and
+def divided(context: Context, records: Sequence[Judged]) -> tuple[Sequence[Judged], Sequence[Judged], Sequence[Judged]]:
+    """The rows that the reward model learns from, those of the evaluation's judge (none where it needs none), and
     the held-out ones; no prompt is in two of them."""
     train, heldout = split(context, "reward", records)
     evaluate = context.recipe.evaluate
@@ -94,22 +99,38 @@ def divided(
     return known, judged, heldout
 
 
-def data_concerns(train: Sequence[PreferencePair], heldout: Sequence[PreferencePair]) -> list[str]:
+def compared(records: Sequence[Judged]) -> list[PreferencePair]:
+    """One comparison a row: of a ranking its best reply against another, so that rows count alike."""
+    pairs = (record if isinstance(record, PreferencePair) else best_pair(record, "random") for record in records)
+    return [pair for pair in pairs if pair is not None]
+
+
+def objective_of(settings: Reward, chat: ChatFormat) -> Preference | Order:
+    """What the reward model learns by."""
+    if settings.objective == "pairs":
+        return Preference(chat)
+    by = "plackett-luce" if settings.objective == "plackett-luce" else "pairs"
+    return Order(chat, by=by, ties=settings.ties)
+
+
+def data_concerns(train: Sequence[Judged], heldout: Sequence[Judged]) -> list[str]:
     """What the checks of the data warn of."""
     findings = [*check_records(train), shared_prompts(train, heldout)]
     return [finding.message for finding in findings if finding.level == "warn"]
 
 
-def _train(
-    context: Context, pairs: Sequence[PreferencePair], heldout: Sequence[PreferencePair], *place: str
-) -> Trained:
+def _train(context: Context, records: Sequence[Judged], heldout: Sequence[PreferencePair], *place: str) -> Trained:
     """Trains one reward model in its own directory, gives its score unit and zero, and saves it."""
     settings = context.reward
     policy = load_policy(context)
-    trunk = policy if settings.model is None else Loaded(*load_causal(settings.model, device=context.device))
-    objective = Preference(trunk.chat)
-    examples = fitting(context, "reward", examples_of(objective, pairs), pairs, trunk.model.context)
-    examples = [example for example in examples if example.completions[0] != example.completions[1]]
+    trunk = (
+        policy
+        if settings.model is None
+        else as_recipe_wants(context, Loaded(*load_causal(settings.model, device=context.device)))
+    )
+    objective = objective_of(settings, trunk.chat)
+    examples = fitting(context, "reward", examples_of(objective, records), records, trunk.model.context)
+    examples = [example for example in examples if len(set(example.completions)) > 1]
     model = RewardModel.on(trunk.model, pooling=settings.pooling, generator=generator(context.seed, *place, "head"))
     model.to(context.device)
     make_directory(context.place(*place))
@@ -120,7 +141,7 @@ def _train(
     reward = ModelReward("reward_model", model, trunk.chat, policy.chat.fingerprint != trunk.chat.fingerprint)
     chosen, rejected = score_pairs(context, reward, heldout)
     gain = likeliest_gain(chosen, rejected)
-    bias = -gain * _reference_mean(context, reward, policy, pairs)
+    bias = -gain * _reference_mean(context, reward, policy, records)
     calibrated = model.calibrated(gain, bias)
     save_whole(context.place(*place, "model"), lambda path: save_reward_model(calibrated, trunk.tokenizer, path))
     return Trained(
@@ -128,10 +149,10 @@ def _train(
     )
 
 
-def _reference_mean(context: Context, reward: ModelReward, policy: Loaded, pairs: Sequence[PreferencePair]) -> float:
-    """The mean score of what the policy answers to prompts of the pairs."""
+def _reference_mean(context: Context, reward: ModelReward, policy: Loaded, records: Sequence[Judged]) -> float:
+    """The mean score of what the policy answers to the records' prompts."""
     count = context.reward.reference_samples
-    prompts = list(dict.fromkeys(pair.prompt for pair in pairs))
+    prompts = list(dict.fromkeys(record.prompt for record in records))
     room = [prompt for prompt in prompts if fits(policy, prompt)] or prompts
     completions, _ = sample(
         policy,

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from palate import report
+from palate.algorithms.direct import DIRECT
+from palate.algorithms.makers import MAKERS
 from palate.engine.files import file_sha256, write_atomic
 from palate.engine.interfaces import Onlooker
 from palate.errors import PalateError, RecipeError, UsageError
 from palate.recipe import PATHS, TESTBED, Recipe
+from palate.rewards.sources import WORDS
 from palate.settings import digest, dump_toml, resolve
 from palate.stages import align, evaluate, preflight, reward, sft
 from palate.stages.context import Context, Outcome, device_of, present, use_threads
 from palate.stages.directory import RunDirectory, set_aside
-from palate.stages.material import data_files, heldout_of, read_data
+from palate.stages.judges import lineage, uses_run_model
+from palate.stages.material import MIX, data_files, heldout_of, read_data
 
 Action = Literal["run", "redo", "resume", "continue", "reuse"]
 
@@ -32,9 +36,6 @@ STAGES: Mapping[str, Callable[[Context], Outcome]] = {
     "align": align.run,
     "evaluate": evaluate.run,
 }
-
-# How long a stage trains. With a constant learning rate a longer run begins exactly as a shorter one.
-_LENGTHS = {"sft": "epochs", "reward": "epochs", "align": "iterations"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ def plan(context: Context, only: str | None = None) -> list[Step]:
 def rests_on(recipe: Recipe, stage: str) -> tuple[str, ...]:
     """The stages whose results a stage needs, in order; RecipeError where the recipe has no such stage."""
     if stage == "align":
-        return ("sft", "reward") if present(recipe.align, stage).reward == "model" else ("sft",)
+        align = present(recipe.align, stage)
+        return ("sft", "reward") if align.judged and uses_run_model(align) else ("sft",)
     if stage == "evaluate":
         judged = present(recipe.evaluate, stage).judge == "heldout-reward"
         before = ("sft",) if recipe.align is None else rests_on(recipe, "align")
@@ -153,17 +155,34 @@ def _digest(context: Context, stage: str, chain: str) -> tuple[str, int]:
     Files and models count by what they hold, so that moving them changes nothing and editing them does.
     """
     settings = resolve(getattr(context.recipe, stage))
-    length = settings.get(_LENGTHS.get(stage, ""), 0)
-    if settings.get("optimiser", {}).get("schedule") == "constant":
-        del settings[_LENGTHS[stage]]
+    table, name = _lasting(context.recipe, stage, settings)
+    length = table.get(name, 0)
+    # With a constant learning rate a longer run begins exactly as a shorter one; every round has a schedule of its own.
+    if name == "rounds" or table.get("optimiser", {}).get("schedule") == "constant":
+        del table[name]
     for key, words in PATHS[stage].items():
         files = context.data.get(heldout_of(stage) if key == "heldout" else stage)
         if key in ("data", "heldout", "prompts") and files is not None:
             settings[key] = [file.sha256 for file in files]
         elif settings[key] not in words:
             settings[key] = _content(settings[key])
+    for term in settings.get("rewards", ()):
+        places = [term["source"]] if isinstance(term["source"], str) else term["source"]
+        term["source"] = [place if place in WORDS else _content(place) for place in places]
+    if stage == "align" and MIX in context.data:
+        settings["mix"]["data"] = [file.sha256 for file in context.data[MIX]]
     judge = context.recipe.evaluate.judge if stage == "reward" and context.recipe.evaluate is not None else None
     return digest(chain, settings, judge), length
+
+
+def _lasting(recipe: Recipe, stage: str, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The table and the name of the setting that says how long a stage trains."""
+    if stage != "align" or recipe.align is None:
+        return settings, "epochs"
+    algorithm = recipe.align.algorithm
+    if algorithm in MAKERS:
+        return settings[algorithm], "rounds"
+    return (settings[algorithm], "epochs") if algorithm in DIRECT else (settings, "iterations")
 
 
 def _content(name: str | None) -> Any:
@@ -206,6 +225,9 @@ def _perform(context: Context, steps: Sequence[Step]) -> None:
         context.say(f"Going on is not exact to the bit: {'; '.join(context.directory.changed)}.")
     hashes = {str(file.path): file.sha256 for files in context.data.values() for file in files}
     context.directory.update(data=hashes)
+    if context.recipe.align is not None:
+        rewards, parents = lineage(context.recipe.align)
+        context.directory.update(rewards=rewards, parents=parents)
     write_atomic(
         context.place("recipe.toml"),
         dump_toml(context.recipe, "The resolved recipe, every value written out."),
@@ -263,6 +285,13 @@ def _do(context: Context, step: Step) -> None:
         context.say(f"  Note: {concern}")
 
 
+def _scores(done: Mapping[str, float]) -> str:
+    """The score before and after, where a reward gave one."""
+    if "score_final" not in done:
+        return ""
+    return f"score {done['score_initial']:.2f} before, {done['score_final']:.2f} after, "
+
+
 _TOLD: Mapping[str, Callable[[Mapping[str, float]], str]] = {
     "sft": lambda done: (
         f"held-out loss {done['base_loss']:.3f} before, {done['heldout_loss']:.3f} after, "
@@ -273,7 +302,7 @@ _TOLD: Mapping[str, Callable[[Mapping[str, float]], str]] = {
         f"{done['heldout']:.0f} held-out pairs; counting length alone is on {done['length_accuracy']:.1%}"
     ),
     "align": lambda done: (
-        f"score {done['score_initial']:.2f} before, {done['score_final']:.2f} after, KL {done['kl_final']:.2f} nats, "
+        f"{_scores(done)}KL {done['kl_final']:.2f} nats, "
         f"length {done['length_initial']:.1f} before, {done['length_final']:.1f} after"
     ),
     "evaluate": lambda done: "",

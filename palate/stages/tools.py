@@ -37,7 +37,29 @@ def generate(
 
     The numbers drawn for a row depend on the seed, its place in the file and the sample's number alone.
     """
+    for _, rows in _sampled(Loaded(*load_causal(model)), prompts, sampling, length, samples, seed):
+        yield from rows
+
+
+def best_of_n(
+    model: str, prompts: str | Path, *, reward: str, n: int, sampling: Sampling, length: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """For each prompt of a file, that of the n completions of `generate` which a reward-model directory scores best,
+    with its score; the first of those that tie."""
     loaded = Loaded(*load_causal(model))
+    scorer, chat, _ = load_reward_model(reward)
+    judge = ModelReward("reward_model", scorer, chat, rereads=chat.fingerprint != loaded.chat.fingerprint)
+    for completions, rows in _sampled(loaded, prompts, sampling, length, n, seed):
+        scores = checked_scores(judge, completions).tolist()
+        for start in range(0, len(rows), n):
+            best = max(range(start, start + n), key=scores.__getitem__)
+            yield rows[best] | {"score": scores[best]}
+
+
+def _sampled(
+    loaded: Loaded, prompts: str | Path, sampling: Sampling, length: int, samples: int, seed: int
+) -> Iterator[tuple[Completions, list[dict[str, Any]]]]:
+    """Completions of some prompts at a time, those of one prompt together, and what is told of each."""
     records = _prompts(loaded, prompts)
     for start in range(0, len(records), BATCH):
         rows = [row for row in range(start, min(start + BATCH, len(records))) for _ in range(samples)]
@@ -45,17 +67,22 @@ def generate(
         written, drawn = sample(
             loaded, records, seed=seed, rows=rows, samples=numbers, length=length, sampling=sampling
         )
-        for index, row in enumerate(rows):
-            count = int(drawn.mask[index].sum())
-            yield {
-                "prompt": records[row].text,
-                "sample": numbers[index],
-                "completion": written.texts[index],
-                "finish": drawn.finish[index],
-                "prompt_ids": list(written.prompt_ids[index]),
-                "ids": drawn.ids[index, :count].tolist(),
-                "logprobs": drawn.logprobs[index, :count].tolist(),
-            }
+        counts = drawn.mask.sum(dim=1).tolist()
+        yield (
+            written,
+            [
+                {
+                    "prompt": records[row].text,
+                    "sample": numbers[index],
+                    "completion": written.texts[index],
+                    "finish": drawn.finish[index],
+                    "prompt_ids": list(written.prompt_ids[index]),
+                    "ids": drawn.ids[index, : counts[index]].tolist(),
+                    "logprobs": drawn.logprobs[index, : counts[index]].tolist(),
+                }
+                for index, row in enumerate(rows)
+            ],
+        )
 
 
 @torch.no_grad()

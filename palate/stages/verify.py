@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from palate import testbed
+from palate.algorithms.makers import best_of_n_kl, best_of_n_kl_bound
 from palate.algorithms.objectives import Imitation, examples_of
 from palate.algorithms.online import Online, OnlineLoop
 from palate.algorithms.policies import KL, PPO
@@ -31,7 +32,7 @@ from palate.losses import bradley_terry, clipped_surrogate
 from palate.models import load_causal
 from palate.ops import Moments, exact_kl, kl_estimate
 from palate.records import Prompt
-from palate.stages.align import gold_reward
+from palate.stages.judges import gold_reward
 from palate.stages.material import Loaded
 from palate.testbed import enumerable
 
@@ -120,14 +121,10 @@ def value_of_the_optimum() -> tuple[str, str, bool]:
 
 def best_of_n() -> tuple[str, str, bool]:
     """The exact KL of best-of-4 against its bound log n − (n − 1)/n."""
-    n, worst_first = 4, sorted(range(3), key=lambda y: enumerable.REWARDS[y])
-    below, chosen = 0.0, {}
-    for y in worst_first:
-        upto = below + enumerable.REFERENCE[y]
-        chosen[y] = upto**n - below**n
-        below = upto
-    kl = sum(p * math.log(p / enumerable.REFERENCE[y]) for y, p in chosen.items())
-    bound = math.log(n) - (n - 1) / n
+    policy, rewards = (
+        torch.tensor(numbers, dtype=torch.float64) for numbers in (enumerable.REFERENCE, enumerable.REWARDS)
+    )
+    kl, bound = float(best_of_n_kl(policy, rewards, 4)), best_of_n_kl_bound(4)
     return f"≤ {bound:.4f}", f"{kl:.4f}", kl <= bound
 
 

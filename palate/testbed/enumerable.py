@@ -35,9 +35,9 @@ class TabularPolicy(nn.Module):
         self.table = nn.Parameter(torch.tensor(probabilities).log())
         self.width = self.vocabulary = len(probabilities)
 
-    def hidden(self, layout: Layout) -> Tensor:
-        """The logits at every position, [R·L, V]."""
-        return self.table.expand(layout.ids.numel(), -1)
+    def hidden(self, layout: Layout, read: Tensor | None = None) -> Tensor:
+        """The logits at each position, [K, V]."""
+        return self.table.expand(layout.total if read is None else len(read), -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The logits themselves."""
@@ -102,3 +102,17 @@ def optimum(reference: Sequence[float], rewards: Sequence[float], beta: float) -
 def total_variation(p: Tensor, q: Tensor) -> float:
     """½·Σ|p − q|."""
     return 0.5 * float((p.double() - q.double()).abs().sum())
+
+
+def forward_optimum(reference: Sequence[float], rewards: Sequence[float], beta: float) -> Tensor:
+    """The π [V] that maximises E_π[r] − β·KL(π_ref‖π), in float64.
+
+    π_y = β·π_ref(y)/(μ − r_y), with μ > max r such that Σ π = 1: there r_y + β·π_ref(y)/π_y − μ, the Lagrangian's
+    gradient, is 0.
+    """
+    weights, r = torch.tensor(reference, dtype=torch.float64), torch.tensor(rewards, dtype=torch.float64)
+    low, high = float(r.max()), float(r.max()) + beta
+    for _ in range(200):  # Σ π falls in μ: above 1 at the largest reward, at most 1 at β more
+        middle = (low + high) / 2
+        low, high = (middle, high) if float((beta * weights / (middle - r)).sum()) > 1 else (low, middle)
+    return beta * weights / (high - r)

@@ -1,7 +1,9 @@
 """The online loop: the known optimum of the enumerable policy, ratios, prices, budgets, resuming to the bit."""
 
 import copy
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.algorithms.measures import clearly_negative
-from palate.algorithms.online import LoopState, Online, OnlineLoop, balanced, occurrences
+from palate.algorithms.online import LoopState, Online, OnlineLoop, balanced, importance_weights, occurrences
 from palate.algorithms.policies import KL, PPO
 from palate.algorithms.shaping import Shaping
 from palate.engine.generation import Sampling
@@ -142,7 +144,7 @@ def test_a_negative_kl_is_counted():
 def test_a_state_survives_its_checkpoint_exactly():
     loop = tabular_loop(algorithm=PPO(kl=KL(kind="adaptive", coef=0.1)), shaping=Shaping(normalise="running"))
     state, _, _ = run(loop, 3)
-    again = LoopState.from_json(state.to_json(), type(state.kl))
+    again = LoopState.from_json(state.to_json(), type(state.kl), state.tensors())
     assert again.to_json() == state.to_json()
     assert all(torch.equal(one, other) for one, other in zip(again.scores, state.scores, strict=True))
 
@@ -158,7 +160,7 @@ def test_going_on_from_a_checkpoint_equals_the_uncut_run():
     again = fresh.steppers()
     for name, stepper in again.items():
         stepper.restore(name, *saved[name])
-    state = LoopState.from_json(state.to_json(), type(state.kl))
+    state = LoopState.from_json(state.to_json(), type(state.kl), state.tensors())
     for expected in rows[3:]:
         done = fresh.iterate(state, again)
         state = done.state
@@ -202,7 +204,7 @@ def test_a_broken_reward_is_named(scores, complaint):
 def test_a_row_drawn_twice_is_two_samples():
     assert occurrences([5, 7, 5, 5]) == [0, 0, 1, 2]
     loop = tabular_loop()
-    rollout, _ = loop.sample(loop.start(NONE))
+    rollout, _ = loop.sample(loop.start(NONE), loop.policy, version=0)
     assert len(set(rollout.ids[:, 0].tolist())) == 3  # one prompt, 128 different samples
 
 
@@ -230,3 +232,71 @@ def test_chance_decides_between_rows_of_one_length():
     orders = [torch.randperm(40, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     first, second = (balanced(order, torch.full((40,), 7), 4)[0].tolist() for order in orders)
     assert set(first) != set(second)
+
+
+def asynchronous_loop(**settings) -> OnlineLoop:
+    return replace(tabular_loop(asynchronous=True, **settings), sampler=TabularPolicy((0.1, 0.1, 0.8)))
+
+
+def test_importance_weights_are_ratios_cut_at_the_cap():
+    # Twice as likely to the policy as to its sampler, half as likely, and ten times.
+    policy, sampler = torch.tensor([0.4, 0.1, 0.5]).log(), torch.tensor([0.2, 0.2, 0.05]).log()
+    torch.testing.assert_close(importance_weights(policy, sampler, cap=2.5), torch.tensor([2.0, 0.5, 2.5]))
+
+
+def test_asynchronous_rollouts_are_one_policy_old_exactly():
+    loop = asynchronous_loop()
+    steppers, state, before = loop.steppers(), loop.start(NONE), [loop.policy.probabilities]
+    for iteration in range(4):
+        done = loop.iterate(state, steppers)
+        assert done.row["ratio/first"] == 1.0
+        assert torch.equal(loop.sampler.probabilities, before[-1])  # the weights that this iteration began with
+        assert done.state.pending.rollout.version == iteration
+        drawn = done.state.pending.rollout
+        expected = before[-1].log()[drawn.ids]
+        torch.testing.assert_close(drawn.sampler_logprobs, expected, atol=1e-6, rtol=0)
+        before.append(loop.policy.probabilities)
+        state = done.state
+    assert not torch.equal(before[0], before[-1])
+
+
+def test_a_policy_that_stands_still_does_not_notice_that_its_rollouts_are_old():
+    still = {"learning_rate": 1e-30, "optimiser": Optimiser()}
+    _, plain, _ = run(tabular_loop(**still), 4)
+    _, ahead, _ = run(asynchronous_loop(**still), 4)
+    for one, other in zip(plain, ahead, strict=True):
+        for name in ("score/mean", "kl/sequence", "length/mean", "advantage/std", "loss/policy"):
+            assert other[name] == pytest.approx(one[name], abs=1e-6), name
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_asynchronous_ppo_reaches_the_known_optimum(seed):
+    loop = asynchronous_loop(seed=seed)
+    run(loop)
+    best, _ = optimum(REFERENCE, REWARDS, BETA)
+    assert total_variation(loop.policy.probabilities, best) < 0.03
+
+
+def test_an_asynchronous_run_goes_on_with_its_pending_rollout():
+    whole, cut, fresh = asynchronous_loop(), asynchronous_loop(), asynchronous_loop()
+    _, rows, _ = run(whole, 5)
+    state, _, steppers = run(cut, 2)
+    saved = copy.deepcopy({name: stepper.saved(name) for name, stepper in steppers.items()})
+    again = fresh.steppers()
+    for name, stepper in again.items():
+        stepper.restore(name, *saved[name])
+    state = LoopState.from_json(json.loads(json.dumps(state.to_json())), type(state.kl), state.tensors())
+    for expected in rows[2:]:
+        done = fresh.iterate(state, again)
+        state = done.state
+        assert {name: value for name, value in done.row.items() if not name.startswith("time/")} == {
+            name: value for name, value in expected.items() if not name.startswith("time/")
+        }
+    assert torch.equal(fresh.policy.table, whole.policy.table)
+
+
+def test_what_fails_while_sampling_ahead_is_heard():
+    loop = asynchronous_loop()
+    loop.sampler.decoder = lambda prompts: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run(loop, 1)

@@ -45,6 +45,7 @@ def job(tiny_models: Path, tmp_path: Path) -> Callable[..., Job]:
             "rollout": lambda: inputs.prompts(3 * batch, TINY.vocabulary, 0),
             "sft": lambda: inputs.demonstrations(3 * batch, TINY.vocabulary, 0),
             "reward": lambda: inputs.pairs(3 * batch, TINY.vocabulary, 0),
+            "dpo": lambda: inputs.pairs(3 * batch, TINY.vocabulary, 0),
         }[task]()
         inputs.write(rows, tmp_path / f"{task}.jsonl")
         base = {

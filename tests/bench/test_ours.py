@@ -1,11 +1,12 @@
 """Our side of every task at a tiny size: the lines it gives, the tokens it counts, what it leaves behind."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from bench.ours import ppo, reward, rollout, sft
+from bench.ours import dpo, ppo, reward, rollout, sft
 from bench.side import Meter
 from bench.sides import Run
 
@@ -47,7 +48,12 @@ def test_rollout_writes_every_row_and_the_greedy_ones(job):
 
 
 @pytest.mark.parametrize(
-    ("side", "task", "sides"), [(sft, "sft", ["completion"]), (reward, "reward", ["chosen", "rejected"])]
+    ("side", "task", "sides"),
+    [
+        (sft, "sft", ["completion"]),
+        (reward, "reward", ["chosen", "rejected"]),
+        (dpo, "dpo", ["chosen", "rejected"]),
+    ],
 )
 def test_supervised_steps_take_the_rows_in_order(job, side, task, sides):
     wanted = job(task, learning_rate=1e-2)
@@ -60,4 +66,6 @@ def test_supervised_steps_take_the_rows_in_order(job, side, task, sides):
         assert sample["completion_tokens"] == sum(len(row[name]) for row in step for name in sides)
     # Random pairs are a coin toss, ln 2 about; random tokens of 64 cost ln 64 and what the spread of the logits adds.
     loss = found.samples[0]["loss"]
-    assert 0.2 < loss < 3 if task == "reward" else 3 < loss < 8
+    assert 3 < loss < 8 if task == "sft" else 0.2 < loss < 3
+    if task == "dpo":  # the policy still is the reference
+        assert loss == pytest.approx(math.log(2), abs=1e-4)

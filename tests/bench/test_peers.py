@@ -23,7 +23,7 @@ def our_run(task: str, tmp_path) -> Run:
     return Run.parse(execute(sys.executable, f"bench.ours.{task}", tmp_path / "job.json", threads=1))
 
 
-@pytest.mark.parametrize("task", ["sft", "reward"])
+@pytest.mark.parametrize("task", ["sft", "reward", "dpo"])
 def test_both_sides_start_from_the_same_loss(job, tmp_path, task):
     theirs = peer_run(task, job(task, new_tokens=64), tmp_path)
     ours = our_run(task, tmp_path)

@@ -95,7 +95,7 @@ def test_a_rollout_that_ends_early_has_a_queue(stage, tmp_path, capsys):
     assert "1 rows compared" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("task", ["sft", "reward"])
+@pytest.mark.parametrize("task", ["sft", "reward", "dpo"])
 def test_supervised_tasks_have_a_row_for_every_step(stage, tmp_path, task):
     assert main([task, "--peer", "none", "--rounds", "1", "--out", str(tmp_path / "found.json")]) == 0
     (job,) = stage.jobs

@@ -163,7 +163,7 @@ def test_a_row_longer_than_the_context_is_noticed_before_the_first_step(place, c
         ("run.name=..", "run.name = '..': it names the run's directory"),
         ("align.sampling.top_k=5", "align.sampling has top_k = 5. In training every token"),
         ("align.sampling.temperature=0", "Give a temperature above 0"),
-        ("align.algorithm=k1", 'align.algorithm = "k1" was given. It must be one of ppo'),
+        ("align.algorithm=k1", 'align.algorithm = "k1" was given. It must be one of '),
         ("align.ppo.kl.kind=k1", 'align.ppo.kl.kind = "k1": must be fixed or adaptive or budget or dual'),
         ("align.algorithm=nowhere.py:MyPPO", "nowhere.py does not exist, but a Python file is wanted"),
         ("model.scratch.heads=3", "hidden = 16 and heads = 3"),

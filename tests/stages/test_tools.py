@@ -64,6 +64,33 @@ def test_samples_of_one_prompt_differ_and_do_not_depend_on_their_number(finished
     assert [row["ids"] for row in found[::4]] == [row["ids"] for row in ask(*arguments)]
 
 
+def test_the_best_of_n_is_the_sample_that_scores_best(finished, data, ask):
+    model, judge = finished.run / "sft/model", finished.run / "reward/model"
+    arguments = ("generate", model, "--prompts", data / "heldout.jsonl", "--max-new-tokens", 6)
+    drawn = ask(*arguments, "--samples", 4)
+    kept = ask(*arguments, "--best-of", 4, "--reward", judge)
+    ids, mask = completions([row["ids"] for row in drawn], 0)
+    prompts = tuple(Prompt.of(row["prompt"]) for row in drawn)
+    texts = tuple(row["completion"] for row in drawn)
+    scores = palate.load_reward_model(judge).score(
+        Completions(prompts, tuple(tuple(row["prompt_ids"]) for row in drawn), ids, mask, texts)
+    )
+    assert [row["prompt"] for row in kept] == [row["prompt"] for row in drawn[::4]]
+    for row, start in zip(kept, range(0, len(drawn), 4), strict=True):
+        assert row["score"] == pytest.approx(float(scores[start : start + 4].max()), abs=1e-5)
+        assert {name: row[name] for name in drawn[0]} == drawn[start + int(scores[start : start + 4].argmax())]
+    assert len({row["sample"] for row in kept}) > 1
+
+
+@pytest.mark.parametrize(
+    "options", [("--best-of", 4), ("--reward", "there"), ("--best-of", 4, "--reward", "there", "--temperature", 0)]
+)
+def test_best_of_n_asks_for_a_number_a_judge_and_chance(finished, data, palate_command, options):
+    result = palate_command("generate", finished.run / "sft/model", "--prompts", data / "heldout.jsonl", *options)
+    assert result.code == 2
+    assert "--best-of" in result.err
+
+
 def test_temperature_nought_takes_the_likeliest_token(finished, data, ask):
     arguments = ("generate", finished.run / "sft/model", "--prompts", data / "heldout.jsonl", "--temperature", 0)
     assert [row["ids"] for row in ask(*arguments)] == [row["ids"] for row in ask(*arguments, "--seed", 9)]

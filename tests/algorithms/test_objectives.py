@@ -1,0 +1,144 @@
+"""Objectives of reward models beyond pairs: rankings with ties, ratings of several attributes."""
+
+import math
+
+import pytest
+import torch
+
+from palate.algorithms.objectives import Order, Regression, examples_of
+from palate.algorithms.supervised import collate, held_out
+from palate.models import RewardModel
+from palate.models.scratch import scratch_model
+from palate.records import Prompt, Ranking, Rating
+
+WORDS = ("red", "green", "blue", "old", "new", "sky", "sea", "sun", "rain", "wind")
+RANKINGS = tuple(
+    Ranking(
+        Prompt.of(f"Rank {word} {' '.join(WORDS[:index])}"), tuple(f"{word} {other}" for other in WORDS[:size]), ranks
+    )
+    for index, (word, (size, ranks)) in enumerate(
+        zip(WORDS, [(4, (2, 0, 1, 3)), (2, (1, 0)), (3, (0, 0, 1)), (2, (0, 0)), (5, (0, 1, 1, 2, 1))], strict=False)
+    )
+)
+RATINGS = (
+    Rating(Prompt.of("Rate red"), "red sky", {"helpful": 3.0, "brief": 1.0}),
+    Rating(Prompt.of("Rate the blue sea"), "blue old new", {"helpful": 0.0}),
+    Rating(Prompt.of("Rate sun"), "sun", {"brief": 2.0, "polite": 4.0}),
+)
+ATTRIBUTES = ("helpful", "brief")
+
+
+def reward_model(heads=()):
+    """A reward model, with as many outputs as `heads` says where it says any."""
+    model, chat, _ = scratch_model(WORDS, hidden=16, layers=1, heads=2, vocabulary=280, context=128, seed=0)
+    made = RewardModel.on(model, pooling="last", generator=torch.Generator().manual_seed(0))
+    if heads:
+        made.head = torch.nn.Parameter(torch.randn(16, *heads, generator=torch.Generator().manual_seed(1)))
+    return made.to(torch.float64), chat
+
+
+def alone(model, example):
+    """The scores of an example's completions, each read in a forward pass of its own."""
+    with torch.no_grad():
+        documents = [type(example)(example.prompt, (completion,)) for completion in example.completions]
+        return [model.scores(collate([one], pad_id=0, packing=False).layout)[0] for one in documents]
+
+
+def log_loss(difference):
+    return math.log(1 + math.exp(-difference))
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_rankings_of_unlike_sizes_share_a_batch(packing):
+    model, chat = reward_model()
+    objective = Order(chat)
+    examples = examples_of(objective, RANKINGS)
+    batch = collate(examples, pad_id=chat.pad_id, packing=packing)
+    found = objective.evaluate(model, batch)
+    expected, ahead = [], []
+    for example in examples:
+        scores = [float(score) for score in alone(model, example)]
+        ranks = example.labels
+        gaps = [a - b for a, i in zip(scores, ranks, strict=True) for b, j in zip(scores, ranks, strict=True) if i < j]
+        expected.append(sum(map(log_loss, gaps)) / max(len(gaps), 1))
+        ahead += [sum(gap > 0 for gap in gaps) / len(gaps)] if gaps else []
+    assert found.losses.tolist() == pytest.approx(expected, abs=1e-10)
+    assert found.count == 4 == sum(map(objective.count, examples))  # all but the ranking of equals
+    assert found.sums["accuracy"] == pytest.approx(sum(ahead))
+    assert found.counts["accuracy"] == len(ahead) == 4
+    if packing:  # one forward pass a completion, and one a prompt
+        once = sum(len(one.prompt) + sum(map(len, one.completions)) for one in examples)
+        assert batch.layout.total == once
+
+
+@pytest.mark.parametrize(
+    ("settings", "loss"),
+    [
+        ({"ties": "half"}, math.log(2)),  # equal scores: −½·log ½ − ½·log ½
+        ({"ties": "davidson", "tie_weight": 2.0}, math.log(2)),  # 2/(2 + 2)
+        ({"by": "plackett-luce"}, 2 * math.log(2)),  # each of two equals first with ½
+    ],
+)
+def test_a_tie_counts_where_it_is_told_to(settings, loss):
+    model, chat = reward_model()
+    objective = Order(chat, **settings)
+    (example,) = examples_of(objective, [Ranking(Prompt.of("Rank"), ("same", "same"), (0, 0))])
+    figures = held_out(model, objective, [example], limit=1000, pad_id=chat.pad_id)
+    assert objective.count(example) == 1
+    assert figures == pytest.approx({"loss": loss}, abs=1e-10)  # nothing is ordered, so nothing is accurate
+
+
+def test_plackett_luce_of_a_ranking_by_hand():
+    model, chat = reward_model()
+    objective = Order(chat, by="plackett-luce")
+    examples = examples_of(objective, RANKINGS[:2])
+    figures = held_out(model, objective, examples, limit=1000, pad_id=chat.pad_id)
+    losses = []
+    for example in examples:
+        scores = [float(score) for score in alone(model, example)]
+        order = [score for _, score in sorted(zip(example.labels, scores, strict=True))]
+        losses.append(sum(math.log(sum(map(math.exp, order[k:]))) - order[k] for k in range(len(order))))
+    assert figures["loss"] == pytest.approx(sum(losses) / 2, abs=1e-10)
+
+
+@pytest.mark.parametrize("settings", [{}, {"ties": "half"}, {"ties": "davidson"}, {"by": "plackett-luce"}])
+def test_rankings_do_not_depend_on_their_batch(settings):
+    model, chat = reward_model()
+    objective = Order(chat, **settings)
+    examples = examples_of(objective, RANKINGS)
+    whole = held_out(model, objective, examples, limit=100_000, pad_id=chat.pad_id)
+    cut = held_out(model, objective, examples[::-1], limit=1, pad_id=chat.pad_id)
+    assert cut == pytest.approx(whole, abs=1e-10)
+
+
+def test_ratings_by_hand():
+    model, chat = reward_model(heads=(2,))
+    objective = Regression(chat, ATTRIBUTES)
+    examples = examples_of(objective, RATINGS)
+    first, second, third = (alone(model, example)[0].tolist() for example in examples)
+    errors = {"helpful": [(first[0] - 3) ** 2, second[0] ** 2], "brief": [(first[1] - 1) ** 2, (third[1] - 2) ** 2]}
+    for limit in (1, 1000):
+        figures = held_out(model, objective, examples, limit=limit, pad_id=chat.pad_id)
+        assert figures["loss"] == pytest.approx(sum(map(sum, errors.values())) / 4, abs=1e-10)
+        for name, both in errors.items():
+            assert figures[f"error/{name}"] == pytest.approx(sum(both) / 2, abs=1e-10)
+
+
+def test_one_attribute_takes_a_model_of_one_score():
+    model, chat = reward_model()
+    objective = Regression(chat, ("helpful",))
+    examples = examples_of(objective, RATINGS)
+    scores = [float(alone(model, example)[0]) for example in examples[:2]]
+    figures = held_out(model, objective, examples, limit=1000, pad_id=chat.pad_id)
+    assert figures["loss"] == pytest.approx(((scores[0] - 3) ** 2 + scores[1] ** 2) / 2, abs=1e-10)
+
+
+def test_a_rating_without_the_attribute_teaches_nothing():
+    model, chat = reward_model(heads=(2,))
+    objective = Regression(chat, ATTRIBUTES)
+    examples = examples_of(objective, [Rating(Prompt.of("Rate"), "sun", {"polite": 1.0})])
+    evaluated = objective.evaluate(model, collate(examples, pad_id=chat.pad_id, packing=True))
+    evaluated.losses.sum().backward()
+    assert evaluated.count == 0
+    assert model.head.grad is not None
+    assert model.head.grad.abs().max() == 0
