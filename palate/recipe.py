@@ -98,6 +98,9 @@ class Testbed:
     demonstrations: int = Field(4000, ge=1, description="for SFT")
     pairs: int = Field(24_000, ge=1, description="annotated preference pairs for the reward model")
     heldout_pairs: int = Field(6000, ge=1, description="pairs on held-out phrasings, for its accuracy")
+    tasks: tuple[str, ...] = Field(
+        (), description='the kinds of questions that alignment and evaluation ask, as in ["sums"]; all unless given'
+    )
     random_labels: bool = Field(False, description="annotators toss a coin: the control that must not learn")
     biases: dict[str, float] = Field(default_factory=dict, description="what annotators like besides gold, by name")
 
@@ -328,7 +331,7 @@ def recipe_from(table: Mapping[str, Any]) -> Recipe:
         _even_heads(recipe.model.scratch)
     if recipe.align is not None:
         _whole_distribution(recipe.align.loop.sampling)
-        _ = recipe.align.method
+        _nothing_to_refill(recipe.align)
         _ = recipe.align.files
         _nothing_idle(recipe.align)
         _anchored(recipe.align, recipe.sft)
@@ -456,6 +459,15 @@ def _gold_knows(setting: str, judge: str, prompts: Files) -> None:
         raise RecipeError(
             f'{setting} = "gold" was given with prompts of your own. Gold knows the testbed\'s questions only. Take a '
             f'reward model as judge, or {section}.prompts = "testbed".'
+        )
+
+
+def _nothing_to_refill(align: Align) -> None:
+    if align.loop.asynchronous and getattr(align.method, "refills", 0):
+        raise RecipeError(
+            f'align.asynchronous was given with algorithm = "{align.algorithm}", which draws further prompts for '
+            "groups that teach nothing. Those would come from a newer policy than the rollout they complete. Set "
+            f"align.{align.algorithm}.refills = 0, or leave asynchronous out."
         )
 
 

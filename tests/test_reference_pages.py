@@ -116,7 +116,8 @@ def test_a_recipe_of_a_page_can_be_built(page: str, text: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
 def test_a_recipe_to_copy_can_be_built(path: Path) -> None:
-    assert load_recipe(path).align is not None
+    recipe = load_recipe(path)
+    assert recipe.align is not None or recipe.reward is not None
 
 
 @pytest.mark.parametrize(("paper", "text"), list(zip(PAPERS, RECIPES, strict=True)), ids=PAPERS)

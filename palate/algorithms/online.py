@@ -259,7 +259,6 @@ class OnlineLoop:
         began = time.perf_counter()
         rollout, cursor = self._drawn(state)
         sampling = time.perf_counter() - began
-        sampler = self.policy if rollout.version == state.iteration or self.sampler is None else self.sampler
         drawn = self._judged(rollout)
         scores, moments, teaching = self._shaped(drawn, state)
         for _ in range(self.algorithm.refills if isinstance(self.algorithm, Selective) else 0):
@@ -269,7 +268,7 @@ class OnlineLoop:
             refilling = time.perf_counter()
             rollout, cursor = self.sample(
                 replace(state, cursor=cursor),
-                sampler,
+                self.policy,
                 rollout.version,
                 count=lacking,
                 drawn=drawn.rollout.row_ids.tolist(),

@@ -140,7 +140,7 @@ def generated(recipe: Recipe, section: str) -> tuple[Any, ...]:
     """A section's records from the embedded world."""
     kind = kind_of(recipe, section)
     if kind == "prompts":
-        return testbed.prompts("known" if section == "align" else "heldout")
+        return asked(testbed.prompts("known" if section == "align" else "heldout"), recipe.testbed.tasks)
     # One crowd: alignment learns from the same demonstrations and pairs as the stage that is named after them.
     source = "sft" if kind == "demonstrations" else "reward"
     world, seed = recipe.testbed, derive(recipe.run.seed, "testbed", source) % 2**32
@@ -148,6 +148,17 @@ def generated(recipe: Recipe, section: str) -> tuple[Any, ...]:
         return testbed.demonstrations(world.demonstrations, seed)
     pairs = testbed.pairs(world.pairs, seed, annotator(recipe), split="known")
     return pairs if kind == "pairs" else tuple(one for pair in pairs for one in converted([pair], kind, "worst"))
+
+
+def asked(prompts: Sequence[Prompt], tasks: Sequence[str]) -> tuple[Prompt, ...]:
+    """The testbed's questions of these kinds, all of them where none is named."""
+    kinds = sorted({str(prompt.fields["task"]) for prompt in prompts})
+    unknown = [task for task in tasks if task not in kinds]
+    if unknown:
+        raise RecipeError(
+            f"testbed.tasks names {unknown[0]!r}. The kinds of questions are {', '.join(kinds)}. Correct the name."
+        )
+    return tuple(prompt for prompt in prompts if not tasks or prompt.fields["task"] in tasks)
 
 
 def annotator(recipe: Recipe) -> testbed.Annotator:

@@ -19,7 +19,7 @@ from palate.algorithms.makers import MAKERS
 from palate.engine.files import file_sha256, write_atomic
 from palate.engine.interfaces import Onlooker
 from palate.errors import PalateError, RecipeError, UsageError
-from palate.recipe import PATHS, TESTBED, Recipe
+from palate.recipe import METHODS, PATHS, TESTBED, Recipe
 from palate.rewards.sources import WORDS
 from palate.settings import digest, dump_toml, resolve
 from palate.stages import align, evaluate, preflight, reward, sft
@@ -155,6 +155,9 @@ def _digest(context: Context, stage: str, chain: str) -> tuple[str, int]:
     Files and models count by what they hold, so that moving them changes nothing and editing them does.
     """
     settings = resolve(getattr(context.recipe, stage))
+    if stage == "align":  # what another algorithm would be told is nothing to this one
+        others = [name for name in METHODS if name != settings["algorithm"]]
+        settings = {name: value for name, value in settings.items() if name not in others}
     table, name = _lasting(context.recipe, stage, settings)
     length = table.get(name, 0)
     # With a constant learning rate a longer run begins exactly as a shorter one; every round has a schedule of its own.

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from palate import testbed
 from palate.engine.files import file_sha256
 from palate.errors import RecipeError
 from palate.recipe import load_recipe, recipe_from
+from palate.stages.material import asked
 
 BREVITY = """
 def brevity(prompts, completions, **fields):
@@ -203,3 +205,13 @@ def test_paths_of_tables_are_relative_to_the_recipe(tmp_path):
         (f"{tmp_path}/rewards.py:brevity",),
         (f"{tmp_path}/judge", "model"),
     ]
+
+
+def test_only_the_kinds_of_questions_that_are_named_are_asked():
+    prompts = testbed.prompts("known")
+    sums = asked(prompts, ["sums"])
+    assert {prompt.fields["task"] for prompt in sums} == {"sums"}
+    assert 0 < len(sums) < len(prompts)
+    assert asked(prompts, []) == prompts
+    with pytest.raises(RecipeError, match=r"names 'sum'\. The kinds of questions are .*sums"):
+        asked(prompts, ["sum"])

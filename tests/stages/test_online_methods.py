@@ -7,6 +7,7 @@ import torch
 
 from palate.algorithms.policies import ALGORITHMS
 from palate.engine.files import file_sha256
+from palate.errors import RecipeError
 from palate.recipe import recipe_from
 from palate.stages.calls import Quiet
 from palate.stages.run import execute
@@ -79,6 +80,13 @@ def test_an_asynchronous_run_goes_on_to_the_bit(finished, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         aligned(recipe, tmp_path / "cut", Stopper)
     assert rows(aligned(recipe, tmp_path / "cut")) == rows(whole)
+
+
+def test_no_group_is_refilled_from_a_newer_policy(finished):
+    recipe = table(finished, "dapo", asynchronous=True)
+    with pytest.raises(RecipeError, match="would come from a newer policy"):
+        recipe_from(recipe)
+    recipe_from(table(finished, "dapo", asynchronous=True, dapo={"refills": 0}))
 
 
 def test_demonstrations_are_mixed_into_every_update(finished, tmp_path):
