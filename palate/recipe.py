@@ -49,7 +49,7 @@ _METHOD = ("needs", "samples", "epochs", "minibatches", "target_kl", "kl", "assi
 METHODS: Mapping[str, Any] = {**ALGORITHMS, **DIRECT, **MAKERS}
 
 # What a method off the online loop takes of that loop's settings: how the policy answers, and what a cut answer costs.
-_ANSWERING = ("max_new_tokens", "slots", "sampling", "shaping")
+ANSWERING = ("max_new_tokens", "slots", "sampling", "shaping")
 
 Bad = Literal["stop", "skip"]
 Files = str | tuple[str, ...]
@@ -220,6 +220,11 @@ class Align:
         return sources_of(self.reward, self.rewards)
 
     @property
+    def online(self) -> bool:
+        """Whether the algorithm is one of the online loop."""
+        return self.algorithm not in (*DIRECT, *MAKERS)
+
+    @property
     def files(self) -> Files:
         """What it trains on; RecipeError where it is not the one thing that the algorithm asks for."""
         wanted, other = ("prompts", "data") if self.asks == "prompts" else ("data", "prompts")
@@ -236,7 +241,7 @@ class Align:
     @property
     def asks(self) -> Literal["prompts", "pairs", "feedback", "demonstrations"]:
         """The kind of data that the algorithm learns from."""
-        return METHODS[self.algorithm].data if self.algorithm in (*DIRECT, *MAKERS) else "prompts"
+        return "prompts" if self.online else METHODS[self.algorithm].data
 
     @property
     def judged(self) -> bool:
@@ -324,7 +329,11 @@ def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
 
 def recipe_from(table: Mapping[str, Any]) -> Recipe:
     """Checks a recipe given as nested tables, the rules between sections included."""
-    recipe = build(Recipe, table)
+    return checked(build(Recipe, table))
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """The recipe with its rewards written out; RecipeError where it breaks a rule between settings or sections."""
     _directory_name(recipe.run.name)
     _one_model(recipe.model)
     if recipe.model.scratch is not None:
@@ -332,6 +341,7 @@ def recipe_from(table: Mapping[str, Any]) -> Recipe:
     if recipe.align is not None:
         _whole_distribution(recipe.align.loop.sampling)
         _nothing_to_refill(recipe.align)
+        _price_can_move(recipe.align)
         _ = recipe.align.files
         _nothing_idle(recipe.align)
         _anchored(recipe.align, recipe.sft)
@@ -422,7 +432,7 @@ def _anchored(align: Align, sft: SFT | None) -> None:
             f"align.anchor_limit = {align.anchor_limit:g} was given without align.anchor. The limit is one of the loss "
             "of held-out demonstrations, of which anchor says how many are measured. Set anchor too, for example to 64."
         )
-    if align.anchor and (sft is None or align.algorithm in (*DIRECT, *MAKERS)):
+    if align.anchor and (sft is None or not align.online):
         raise RecipeError(
             f"align.anchor = {align.anchor} was given {'without [sft]' if sft is None else 'off the online loop'}. The "
             "anchor measures the held-out demonstrations of [sft] in every iteration of an online algorithm. Remove "
@@ -431,15 +441,27 @@ def _anchored(align: Align, sft: SFT | None) -> None:
 
 
 def _nothing_idle(align: Align) -> None:
-    """A setting of the online loop says nothing to a method off that loop, and must not look as if it did."""
-    if align.algorithm not in (*DIRECT, *MAKERS):
+    """A setting that says nothing to the algorithm must not look as if it did."""
+    if align.rows is not None and align.algorithm not in DIRECT:
+        raise RecipeError(
+            f'align.rows = {align.rows} was given with algorithm = "{align.algorithm}". It says how many rows of data '
+            f"direct methods ({', '.join(DIRECT)}) learn from, and nothing to others. Remove it, or name a direct "
+            "method."
+        )
+    if align.online:
         return
+    if align.mix is not None:
+        raise RecipeError(
+            f'[align.mix] was given with algorithm = "{align.algorithm}", which is not on the online loop. It is '
+            "learnt beside the reward in the updates of that loop alone. Remove it, or name one of "
+            f"{', '.join(ALGORITHMS)}."
+        )
     given, default = resolve(align.loop), resolve(Online())
-    idle = [name for name, value in given.items() if name not in _ANSWERING and value != default[name]]
+    idle = [name for name, value in given.items() if name not in ANSWERING and value != default[name]]
     if idle:
         raise RecipeError(
             f'align.{idle[0]} = {given[idle[0]]} was given with algorithm = "{align.algorithm}", which is not on the '
-            f"online loop and takes of its settings only {', '.join(_ANSWERING)}. Its own stand in "
+            f"online loop and takes of its settings only {', '.join(ANSWERING)}. Its own stand in "
             f"[align.{align.algorithm}]. Set it there, or remove it."
         )
 
@@ -450,6 +472,26 @@ def _something_to_compare(align: Align) -> None:
             f'align.samples = 1 was given with algorithm = "{align.algorithm}", which compares the completions of a '
             f"prompt with one another and learns nothing from one alone. Set samples = 2 or more, or leave it out for "
             f"{align.method.samples}."
+        )
+
+
+def _price_can_move(align: Align) -> None:
+    """An adaptive price moves by factors above 0, from a price above 0."""
+    if not align.online or align.method.kl.kind != "adaptive":
+        return
+    kl, completions = align.method.kl, align.loop.batch * align.samples
+    where = f"align.{align.algorithm if align.algorithm in METHODS else 'settings'}.kl"
+    if kl.coef == 0:
+        raise RecipeError(
+            f'{where} has coef = 0 and kind = "adaptive". An adaptive price moves by factors, so from 0 it never moves '
+            'and nothing holds the policy back. Give coef above 0, kind = "dual", which also rises from 0, or, where '
+            'nothing is to be paid, kind = "fixed".'
+        )
+    if completions >= 5 * kl.horizon:  # the factor of a KL below the target may be as small as 1 − 0.2·n/horizon
+        raise RecipeError(
+            f"{where}.horizon = {kl.horizon} was given with {completions} completions an iteration. An adaptive price "
+            "may lose a fifth of itself times completions/horizon in one iteration, and must stay above 0. Give a "
+            f"horizon above {completions // 5}; 10000 is usual."
         )
 
 

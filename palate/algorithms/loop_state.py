@@ -65,12 +65,16 @@ class LoopState:
 
     @classmethod
     def from_json(
-        cls, plain: Mapping[str, Any], controller: type[Controller], tensors: Mapping[str, Tensor]
+        cls,
+        plain: Mapping[str, Any],
+        controller: type[Controller],
+        tensors: Mapping[str, Tensor],
+        device: torch.device | str = "cpu",
     ) -> LoopState:
         """The state that `to_json` and `tensors` gave; `controller` is the class of its KL controller."""
         pending = None
         if plain["pending"] is not None:
-            held: dict[str, Any] = {name: tensors[name] for name in _ROLLOUT_TENSORS}
+            held: dict[str, Any] = {name: tensors[name].to(device) for name in _ROLLOUT_TENSORS}
             single = {name: plain["pending"][name] for name in ("version", "limit")}
             rollout = Rollout(**held, **single, finish=tuple(plain["pending"]["finish"]))
             pending = Pending(rollout, Cursor(**plain["pending"]["cursor"]))

@@ -117,6 +117,10 @@ def compare(
         str,
         typer.Option(help="samples: as many completions as the recipe's own alignment; time: as long as the first."),
     ] = "samples",
+    completions: Annotated[
+        int | None,
+        typer.Option(min=1, help="As many completions, sampled or read, in place of the recipe's own alignment's."),
+    ] = None,
     settings: Settings = None,
     runs: Root = Path("runs"),
 ) -> None:
@@ -137,6 +141,7 @@ def compare(
             methods=[method.strip() for method in methods.split(",")],
             seeds=[int(seed) for seed in seeds.split(",")],
             equal="time" if equal == "time" else "samples",
+            completions=completions,
             root=runs,
             **watched,
         )

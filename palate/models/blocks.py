@@ -27,8 +27,9 @@ ROTARY = ("default", "linear", "llama3", "yarn")
 
 
 def fits(trunk: PreTrainedModel) -> bool:
-    """Whether a model has the shape of this file: no adapters, no sliding windows, plain rotary positions."""
-    if type(trunk).__name__ not in SHAPES or "forward" in vars(trunk):
+    """Whether a model has the shape of this file: no adapters, no sliding windows, plain rotary positions; and stands
+    on a device that knows complex numbers."""
+    if type(trunk).__name__ not in SHAPES or "forward" in vars(trunk) or trunk.device.type not in ("cpu", "cuda"):
         return False
     config, rotary = trunk.config, getattr(trunk, "rotary_emb", None)
     windows = getattr(config, "layer_types", None) or []

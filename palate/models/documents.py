@@ -26,7 +26,7 @@ def document_states(trunk: PreTrainedModel, layout: Layout, read: Tensor) -> Ten
     assert layout.spans is not None
     heads = Heads.of(trunk)
     rotation = rotations(trunk, layout.positions[0], heads.size)
-    states = embedding(layout.ids[0], module.embed_tokens.weight)
+    states = embedding(layout.ids[0], module.embed_tokens.weight, module.embed_tokens.padding_idx)
     recomputing = getattr(module.layers[0], "gradient_checkpointing", False) and torch.is_grad_enabled()
     for number, layer in enumerate(module.layers):
         chosen = read if number + 1 == len(module.layers) else None

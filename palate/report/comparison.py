@@ -123,7 +123,10 @@ def standings(results: Sequence[Result]) -> list[Standing]:
 def render(name: str, held: Table) -> str:
     """The whole page."""
     ranked = standings(held.results)
-    golden = all(result.judge == "gold" for result in held.results)
+    golden = all(
+        result.judge == "gold" and None not in (result.gold_gain, result.correct_before, result.correct_after)
+        for result in held.results
+    )
     return document(f"{escaped(name)} · Palate comparison", "\n".join(_parts(name, held, ranked, golden)))
 
 
@@ -147,7 +150,7 @@ def _parts(name: str, held: Table, ranked: Sequence[Standing], golden: bool) -> 
     ]
     header += ["Completions", "Tokens", "Time"]
     yield section("Results", table("methods", header, [_row(each, golden) for each in ranked], len(header) - 1))
-    judge = "gold" if golden else "the training reward"
+    judge = "gold" if all(result.judge == "gold" for result in held.results) else "the training reward"
     curves = {standing.method: standing.curve for standing in ranked if len(standing.curve.x) > 1}
     if curves:
         chart = panels("curves", f"{judge} over KL for each method", curves, judge)

@@ -9,15 +9,37 @@ from fractions import Fraction
 LONGEST_NUMERAL = 200
 
 _BOXED = re.compile(r"\\f?boxed\s*\{")
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*(-?[\d.]+)\s*\}")
-_LATEX = re.compile(r"\\(?:left|right|text|mathrm|[!,;: ])|\\(?=[$%#])|\{,\}(?=\d)|(?<=\d)\\,(?=\d)")
+_LATEX = re.compile(r"\\(?:left|right|text|mathrm|[!,;: ])|\\(?=[$%#])|\^\s*(?:\\circ|\{\s*\\circ\s*\})")
+_NUMERAL = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+_FRACTION = re.compile(
+    rf"""(?:(?P<sign>[-+])|[ ]?)\\[dtc]?frac
+        \s*(?:\{{\s*(?P<above>-?{_NUMERAL})\s*\}}|(?P<one_above>\d))
+        \s*(?:\{{\s*(?P<below>-?{_NUMERAL})\s*\}}|(?P<one_below>\d))
+    """,
+    re.VERBOSE,
+)
+# A blank may follow a sign, but in "9 - 4", "the total - 4" and a list of lines the dash is none.
+_SIGN_APART = re.compile(r"(\A\$?|\s\$|[=:(\[{≈]|\bis)[ \t]*-[ \t]+(?=[$€£¥]?[ \t]?\.?\d)")
+_GROUP = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\w)"
+# Powers, roots and fractions of such, with what is reckoned on: no number of theirs is the answer.
+_UNREAD = rf"""
+    (?: \^\s*(?:{_GROUP}|[-+]?\w+|\\\w+)
+      | (?<=[\d)])(?:\*\*(?=[-\d(])[-\d(]+|[⁺⁻]?[⁰¹²³⁴-⁹]+)
+      | \\sqrt\s*(?:\[[^\]]*\]\s*)?{_GROUP}
+      | √\s*\(?[\w.]+
+      | \\[dtc]?frac\s*{_GROUP}\s*{_GROUP}
+    )+
+    (?:[ \t]*(?:[-+*/]|\\cdot|\\times)[ \t]*{_NUMERAL})*
+"""
 _NUMBER = re.compile(
-    r"""(?P<sign>(?<![\w)\]}])[-+])?                          # 3-4 holds no negative number
+    rf"""(?P<unread>{_UNREAD})
+        |
+        (?P<sign>(?<![\w)\]}}])[-+])?                         # 3-4 holds no negative number
         (?:[$€£¥]\s?(?P<inner>-)?)?
         (?:(?P<mixed>\d+)[ ](?=\d+/\d))?                      # 1 1/2
-        (?P<value>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)
-        (?:[eE](?P<power>[-+]?\d{1,2})(?!\w))?
-        (?:\s?/\s?(?P<below>-?\d+(?:\.\d+)?))?
+        (?P<value>{_NUMERAL})
+        (?:[eE](?P<power>[-+]?\d{{1,2}})(?!\w))?
+        (?:\s?/\s?(?P<below>-?{_NUMERAL}))?
     """,
     re.VERBOSE,
 )
@@ -36,12 +58,14 @@ def last_number(text: str) -> Fraction | None:
     """The last number of a text's final answer, exactly; None where there is none.
 
     Read are signs, thousands (1,234), decimals, exponents, fractions (3/4, 1 1/2, LaTeX), currency before the number; a
-    full stop after it, a unit or a percent sign are left aside.
+    full stop after it, a unit or a percent sign are left aside. None, too, where a power or a root stands last.
     """
     plain = final_answer(text).replace("−", "-").replace("{,}", ",")
-    plain = _LATEX.sub("", _FRACTION.sub(r" \1/\2", plain))
+    plain = _SIGN_APART.sub(r"\1 -", _FRACTION.sub(_on_one_line, _LATEX.sub("", plain)))
     found = list(_NUMBER.finditer(plain))
-    return _exact(found[-1]) if found and len(found[-1][0]) <= LONGEST_NUMERAL else None
+    if not found or found[-1]["unread"] is not None or len(found[-1][0]) > LONGEST_NUMERAL:
+        return None
+    return _exact(found[-1])
 
 
 def same_words(text: str, wanted: str) -> bool:
@@ -49,10 +73,19 @@ def same_words(text: str, wanted: str) -> bool:
     return _words(text) == _words(wanted)
 
 
+def _on_one_line(fraction: re.Match[str]) -> str:
+    r"""` 3/4` for `\frac{3}{4}`, the signs before and within it made one; the blank keeps `1\frac{3}{4}` apart."""
+    above, below = fraction["above"] or fraction["one_above"], fraction["below"] or fraction["one_below"]
+    sign = fraction["sign"] or " "
+    if (above[0] == "-") != (below[0] == "-"):
+        sign = "+" if sign == "-" else " -"
+    return f"{sign}{above.lstrip('-')}/{below.lstrip('-')}"
+
+
 def _exact(found: re.Match[str]) -> Fraction | None:
     value = Fraction(found["value"].replace(",", "")) * Fraction(10) ** int(found["power"] or 0)
     if found["below"] is not None:
-        below = Fraction(found["below"])
+        below = Fraction(found["below"].replace(",", ""))
         if below == 0:
             return None
         value /= below

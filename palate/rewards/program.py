@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -36,7 +37,7 @@ def run_program(program: str, tests: str, names: Mapping[str, str], limits: Limi
     """Runs a program and then tests in one fresh interpreter; both see `names`.
 
     Returns {"score": number} where the tests came to their end, {"wrong": what} where they themselves are wrong, and {}
-    where the program failed, failed a test, or went beyond its limits.
+    where the program failed, failed a test, went beyond its limits, or wrote something else in place of the reply.
     """
     clock = PATIENCE * limits.seconds
     given = {"program": program, "tests": tests, "names": dict(names), "seconds": limits.seconds, "clock": clock}
@@ -58,10 +59,21 @@ def run_program(program: str, tests: str, names: Mapping[str, str], limits: Limi
                 told = b""
             finally:
                 kill_group(process)
+    return _understood(told)
+
+
+def _understood(told: bytes) -> dict[str, Any]:
     try:
-        return json.loads(told)
-    except ValueError:
+        reply = json.loads(told)
+    except (ValueError, RecursionError):
         return {}
+    match reply:
+        case {"score": float(score), **rest} if math.isfinite(score) and not rest:
+            return reply
+        case {"wrong": str(), **rest} if not rest:
+            return reply
+        case _:
+            return {}
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -31,7 +32,9 @@ from palate.rewards.isolated import IsolatedFunction
 from palate.rewards.program import Limits, run_program
 from palate.settings import record
 
-_FENCED = re.compile(r"^```[ \t]*(?:python|py)?[ \t]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(
+    r"^[ \t]*(?P<fence>`{3,})[^`\n]*\n(?P<program>.*?)^[ \t]*(?P=fence)`*[ \t\r]*$", re.DOTALL | re.MULTILINE
+)
 _THINKING = re.compile(r"\s*<think>(?:(?!</?think>).)+</think>\s*<answer>(?:(?!</?answer>).)+</answer>\s*", re.DOTALL)
 
 
@@ -216,7 +219,7 @@ class Code:
         return _column(prompt, self.column, "code")
 
     def _tested(self, text: str, prompt: Prompt, tests: str) -> dict[str, Any]:
-        fenced = _FENCED.findall(text)
+        fenced = [dedent(found["program"]) for found in _FENCED.finditer(text)]
         names = {"prompt": prompt.text, "completion": text}
         return run_program(fenced[-1] if fenced else text, tests, names, Limits(self.seconds, self.megabytes))
 

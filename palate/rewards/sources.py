@@ -95,22 +95,21 @@ class Source:
 def sources_of(reward: str, rewards: Sequence[Mapping[str, Any]]) -> tuple[Source, ...]:
     """The rewards of `align.reward` or, where there are any, of `[[align.rewards]]`.
 
-    Raises RecipeError for what no reward has or lacks, and where two have one name.
+    Raises RecipeError for what no reward has or lacks, where two have one name, and where one has a metric's.
     """
-    if not rewards:
-        return (source_of({"source": reward}, "align.reward"),)
-    if reward != "model":
+    if rewards and reward != "model":
         raise RecipeError(
             f'align.reward = "{reward}" and [[align.rewards]] were both given. A recipe names its reward in one of the '
             "two ways. Make it one more table of [[align.rewards]], or remove the tables."
         )
     sources = tuple(source_of(table, f"align.rewards[{index}]") for index, table in enumerate(rewards))
+    sources = sources or (source_of({"source": reward}, "align.reward"),)
     names = [source.name for source in sources]
-    for name in names:
-        if name in _TAKEN or names.count(name) > 1:
+    for source in sources:
+        if source.name in _TAKEN or names.count(source.name) > 1:
             raise RecipeError(
-                f'[[align.rewards]] has a reward of the name "{name}". Names are distinct, and none of '
-                f"{', '.join(_TAKEN)}, which are metrics already. Give it a name of its own."
+                f'{source.where} is called "{source.name}". Names of rewards are distinct, and none of '
+                f"{', '.join(_TAKEN)}, which are metrics already. Give it another with name in [[align.rewards]]."
             )
     return sources
 

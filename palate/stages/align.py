@@ -131,6 +131,7 @@ class Saved:
     checkpoints: Checkpoints
     metrics: JsonLines
     samples: JsonLines
+    device: torch.device
 
     def save(self, state: LoopState, steppers: Mapping[str, Stepper]) -> None:
         """Makes rows durable, then the checkpoint that counts on them."""
@@ -148,7 +149,7 @@ class Saved:
         tensors, plain = found.tensors(), found.state
         for name, stepper in steppers.items():
             stepper.restore(name, tensors, plain[name])
-        return LoopState.from_json(plain["loop"], type(start.kl), tensors)
+        return LoopState.from_json(plain["loop"], type(start.kl), tensors, self.device)
 
 
 def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopState, tuple[str, ...]]:
@@ -157,6 +158,7 @@ def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopSt
         context.checkpoints("align"),
         context.metrics("align"),
         JsonLines(context.place("align", "samples.jsonl")),
+        context.device,
     )
     anchor = anchor_of(context, policy)
     steppers = loop.steppers()

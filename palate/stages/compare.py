@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from palate.algorithms.direct import DIRECT
 from palate.algorithms.makers import MAKERS
+from palate.algorithms.online import Online
 from palate.engine.files import encode_json, make_directory, write_atomic
 from palate.engine.interfaces import Onlooker
 from palate.engine.metrics import JsonLines
 from palate.errors import RecipeError
-from palate.recipe import METHODS, Align, Files, Recipe
+from palate.recipe import ANSWERING, METHODS, Align, Files, Recipe, checked
 from palate.report import write_comparison
 from palate.stages.context import present
 from palate.stages.directory import LOCK, RUN
@@ -50,8 +51,9 @@ class Contest:
         """One method from the seed's SFT model, with a budget of completions; what came of it."""
         recipe = with_method(self._seeded(seed, name), method, completions)
         target = self.place / name
-        if not target.exists():
-            copied(self.place / f"base-{seed}", target, name)
+        base = self.place / f"base-{seed}"
+        if base.exists() and not target.exists():
+            copied(base, target, name)
         self._execute(recipe)
         return outcome(target, method, seed) | {"completions": planned(present(recipe.align, "align"))}
 
@@ -75,24 +77,32 @@ def compare(
     methods: Sequence[str],
     seeds: Sequence[int],
     equal: Equal,
+    completions: int | None = None,
     watch: Callable[[str], Onlooker],
     say: Callable[[str], None],
     root: str | Path = "runs",
 ) -> Path:
     """Runs every method with every seed; returns the page.
 
-    The budget is that of the recipe's own alignment, in completions sampled or, by direct methods, read. In equal
-    time, a pilot of the first seed finds how many completions each method gets through while the first does that many.
-    Raises RecipeError where a method has no name here, or the recipe lacks what it learns from.
+    The budget is so many completions, sampled or, by direct methods, read; unless given, as many as the recipe's own
+    alignment takes. In equal time, a pilot of the first seed finds how many completions each method gets through while
+    the first does that many. Raises RecipeError where a method has no name here, the recipe lacks what it learns from,
+    or there is no budget.
     """
     align = present(recipe.align, "align")
     present(recipe.evaluate, "evaluate")
+    budget = planned(align) if completions is None else completions
+    if budget is None:
+        raise RecipeError(
+            f'algorithm = "{align.algorithm}" was given without a limit: it takes all of its data, however many '
+            "completions these are. Methods are compared on a number of them. Give it, for example as "
+            "--completions 10240."
+        )
     for method in methods:
-        with_method(recipe, method, 1)  # a mistake is told before the first hour is spent
+        with_method(recipe, method, budget)  # a mistake is told before the first hour is spent
     place = Path(root) / f"{recipe.run.name}-comparison"
     make_directory(place)
     contest = Contest(recipe, tuple(methods), tuple(seeds), place, watch, say)
-    budget = planned(align)
     for seed in seeds:
         contest.prepare(seed)
     budgets = dict.fromkeys(methods, budget) if equal == "samples" else in_equal_time(contest, budget)
@@ -115,21 +125,38 @@ def in_equal_time(contest: Contest, budget: int) -> dict[str, int]:
 
 
 def with_method(recipe: Recipe, method: str, completions: int) -> Recipe:
-    """The recipe with this algorithm in place of its own, its length set by a budget of completions."""
+    """The recipe with this algorithm in place of its own, its length set by a budget of completions.
+
+    Settings of the recipe's alignment that the method cannot use are left out. Raises RecipeError where the method has
+    no name here, the recipe lacks what it learns from, or the two break a rule between settings.
+    """
     align = present(recipe.align, "align")
     if method not in METHODS:
         raise RecipeError(f"{method!r} was asked for. palate compare knows {', '.join(METHODS)}. Correct the name.")
     chosen: Any = getattr(align, method)
     if method in DIRECT:
-        sized = replace(align, rows=max(2, completions // (2 if chosen.data == "pairs" else 1)))
-        return _fed(recipe, sized, method, chosen.data)
+        rows = max(2, completions // (2 if chosen.data == "pairs" else 1))
+        return _fed(recipe, replace(_off_the_loop(align), rows=rows), method, chosen.data)
     if method in MAKERS:
         each = max(1, completions // (chosen.rounds * chosen.samples))
-        return _fed(recipe, replace(align, **{method: replace(chosen, prompts=each)}), method, chosen.data)
-    batch = max(1, align.loop.batch * align.samples // chosen.samples)
+        sized = replace(_off_the_loop(align), **{method: replace(chosen, prompts=each)})
+        return _fed(recipe, sized, method, chosen.data)
+    return _fed(recipe, replace(align, rows=None, loop=_on_the_loop(align, chosen, completions)), method, "prompts")
+
+
+def _on_the_loop(align: Align, chosen: Any, completions: int) -> Online:
+    """The online loop for this method: as many completions an iteration as the recipe's own has, if that is online."""
+    at_once = align.loop.batch * (align.samples if align.online else chosen.samples)
+    batch = max(1, min(at_once, completions) // chosen.samples)
     iterations = max(1, completions // (batch * chosen.samples))
-    loop = replace(align.loop, samples=None, batch=batch, iterations=iterations)
-    return _fed(recipe, replace(align, loop=loop), method, "prompts")
+    asynchronous = align.loop.asynchronous and not getattr(chosen, "refills", 0)
+    return replace(align.loop, samples=None, batch=batch, iterations=iterations, asynchronous=asynchronous)
+
+
+def _off_the_loop(align: Align) -> Align:
+    """The alignment without what only methods of the online loop, or only direct ones, can use."""
+    loop = Online(**{name: getattr(align.loop, name) for name in ANSWERING})
+    return replace(align, rows=None, mix=None, anchor=0, anchor_limit=None, loop=loop)
 
 
 def _fed(recipe: Recipe, align: Align, method: str, wanted: str) -> Recipe:
@@ -137,29 +164,29 @@ def _fed(recipe: Recipe, align: Align, method: str, wanted: str) -> Recipe:
     files, mapping = _data(recipe, wanted)
     if files is None:
         raise RecipeError(
-            f"{method} learns from {wanted}, and the recipe names none. Add them: prompts in [align], pairs in "
-            "[reward], demonstrations in [sft]."
+            f"{method} learns from {wanted}, and the recipe names none. Add them: pairs in [reward], demonstrations in "
+            "[sft]."
         )
     given = {"prompts": files, "data": None} if wanted == "prompts" else {"prompts": None, "data": files}
-    return replace(recipe, align=replace(align, algorithm=method, mapping=mapping, **given))
+    return checked(replace(recipe, align=replace(align, algorithm=method, mapping=mapping, **given)))
 
 
 def _data(recipe: Recipe, wanted: str) -> tuple[Files | None, dict[str, Any] | None]:
-    """The files of this kind that the recipe names, and how they are read."""
-    section = {"prompts": "align", "demonstrations": "sft"}.get(wanted, "reward")
-    part = getattr(recipe, section)
-    if part is None:
-        return None, None
-    return (part.prompts if wanted == "prompts" else part.data), part.mapping
+    """The files of this kind that the recipe names, and how they are read; all that alignment reads has prompts."""
+    align = present(recipe.align, "align")
+    if wanted in (align.asks, "prompts"):
+        return align.files, align.mapping
+    part = recipe.sft if wanted == "demonstrations" else recipe.reward
+    return (None, None) if part is None else (part.data, part.mapping)
 
 
-def planned(align: Align) -> int:
-    """Completions that an alignment samples or, by a direct method, reads."""
+def planned(align: Align) -> int | None:
+    """Completions that an alignment samples or, by a direct method, reads; None where its data alone says."""
     method = align.method
     if align.algorithm in DIRECT:
-        return (align.rows or 0) * (2 if method.data == "pairs" else 1)
+        return None if align.rows is None else align.rows * (2 if method.data == "pairs" else 1)
     if align.algorithm in MAKERS:
-        return method.rounds * method.prompts * method.samples
+        return None if method.prompts is None else method.rounds * method.prompts * method.samples
     return align.loop.iterations * align.loop.batch * align.samples
 
 

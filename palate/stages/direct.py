@@ -43,11 +43,12 @@ def run(context: Context) -> Outcome:
     for row in (*sample_rows(before, 0, 16), *sample_rows(after, steps, 16)):
         samples.append(row)
     started, ended = told(before), told(after)
+    on_the_way = [row["kl/sequence"] for row in context.metrics("align").rows() if "kl/sequence" in row]
     figures = {
         "examples": len(examples),
         "kl_initial": started["kl/sequence"],
         "kl_final": ended["kl/sequence"],
-        "kl_max": max(started["kl/sequence"], ended["kl/sequence"]),
+        "kl_max": max(started["kl/sequence"], ended["kl/sequence"], *on_the_way),
         "length_initial": started["length/mean"],
         "length_final": ended["length/mean"],
     }

@@ -49,7 +49,9 @@ def run(context: Context) -> Outcome:
     before, after = (answers(context, model, judge, prompts) for model in (before_model, after_model))
     comparisons = [_comparison(prompt, row, before, after) for row, prompt in enumerate(prompts)]
     results = _results(context, comparisons, before, after)
-    results["kl"] = float(log_ratios(after_model, before_model, after.completions, temperature=1.0).mean())
+    # Of the distribution that was sampled; greedy answers have none, and get the log-ratio at temperature 1.
+    temperature = context.evaluate.sampling.temperature or 1.0
+    results["kl"] = float(log_ratios(after_model, before_model, after.completions, temperature).mean())
     if judge.name == "gold":
         results |= _truth(context, before_model, prompts, before, after)
     results["verdict"] = verdict(results)

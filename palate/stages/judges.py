@@ -38,7 +38,7 @@ from palate.rewards.combined import moments_from_json, moments_to_json
 from palate.rewards.sources import WORDS, Function, Gold, Models
 from palate.settings import load_symbol
 from palate.stages.context import Context
-from palate.stages.material import Loaded, generated, place_of, records_of, sample
+from palate.stages.material import Loaded, evenly, generated, place_of, records_of, sample
 
 # Where the moments stand that the rewards of a sum are normalised by; they are taken once.
 MOMENTS = "rewards.json"
@@ -102,13 +102,13 @@ def own_unit(reward: Reward) -> bool:
 def sampled(context: Context, policy: Loaded, prompts: Sequence[Prompt]) -> Completions:
     """What the policy writes as the stage begins: the completions that rewards are normalised on."""
     settings = context.align
-    count = settings.reference_samples
+    rows, samples = evenly(settings.reference_samples, len(prompts))
     completions, _ = sample(
         policy,
         prompts,
         seed=derive(context.seed, "score moments"),
-        rows=[index % len(prompts) for index in range(count)],
-        samples=[index // len(prompts) for index in range(count)],
+        rows=rows,
+        samples=samples,
         length=settings.loop.max_new_tokens,
         sampling=settings.loop.sampling,
     )

@@ -314,6 +314,14 @@ def load_policy(context: Context) -> Loaded:
 # ---- samples
 
 
+def evenly(count: int, total: int) -> tuple[list[int], list[int]]:
+    """`count` of `total` prompts by place, and which sample of its prompt each is: evenly spread, since files are often
+    sorted by kind."""
+    if count <= total:
+        return [index * total // count for index in range(count)], [0] * count
+    return [index % total for index in range(count)], [index // total for index in range(count)]
+
+
 def sample(
     loaded: Loaded,
     prompts: Sequence[Prompt],

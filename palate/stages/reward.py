@@ -23,7 +23,17 @@ from palate.recipe import Reward
 from palate.records import PreferencePair, Ranking
 from palate.rewards import ModelReward, checked_scores
 from palate.stages.context import Context, Outcome
-from palate.stages.material import Loaded, as_recipe_wants, fitting, load_policy, place_of, sample, split, stage_records
+from palate.stages.material import (
+    Loaded,
+    as_recipe_wants,
+    evenly,
+    fitting,
+    load_policy,
+    place_of,
+    sample,
+    split,
+    stage_records,
+)
 from palate.stages.saving import save_whole
 
 # The judge of the evaluation learns from its own share of the pairs, which the reward model never sees.
@@ -151,15 +161,15 @@ def _train(context: Context, records: Sequence[Judged], heldout: Sequence[Prefer
 
 def _reference_mean(context: Context, reward: ModelReward, policy: Loaded, records: Sequence[Judged]) -> float:
     """The mean score of what the policy answers to the records' prompts."""
-    count = context.reward.reference_samples
     prompts = list(dict.fromkeys(record.prompt for record in records))
     room = [prompt for prompt in prompts if fits(policy, prompt)] or prompts
+    rows, samples = evenly(context.reward.reference_samples, len(room))
     completions, _ = sample(
         policy,
         room,
         seed=derive(context.seed, "reference samples"),
-        rows=[index % len(room) for index in range(count)],
-        samples=[index // len(room) for index in range(count)],
+        rows=rows,
+        samples=samples,
         length=REFERENCE_TOKENS,
         sampling=Sampling(),
     )

@@ -123,7 +123,9 @@ def rests_on(recipe: Recipe, stage: str) -> tuple[str, ...]:
         align = present(recipe.align, stage)
         return ("sft", "reward") if align.judged and uses_run_model(align) else ("sft",)
     if stage == "evaluate":
-        judged = present(recipe.evaluate, stage).judge == "heldout-reward"
+        judge = present(recipe.evaluate, stage).judge
+        own = judge == "reward" and recipe.align is not None and uses_run_model(recipe.align)
+        judged = own or judge == "heldout-reward"
         before = ("sft",) if recipe.align is None else rests_on(recipe, "align")
         return (*(("sft", "reward") if judged else before), "align")
     present(getattr(recipe, stage), stage)

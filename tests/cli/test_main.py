@@ -17,7 +17,7 @@ from palate.engine import files
 from palate.errors import CheckpointError, RewardError, StageStopped, UsageError
 
 COMMANDS = [
-    *(("demo",), ("run",), ("sft",), ("reward",), ("align",), ("evaluate",), ("report",), ("verify",)),
+    *(("demo",), ("run",), ("sft",), ("reward",), ("align",), ("evaluate",), ("compare",), ("report",), ("verify",)),
     *(("generate",), ("logprobs",), ("score",), ("winrate",), ("data", "inspect"), ("testbed", "pretrain")),
 ]
 

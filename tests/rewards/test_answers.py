@@ -51,6 +51,45 @@ from palate.rewards.answers import final_answer, last_number, same_words
         (r"\boxed{\text{about } 7}", 7),
         (r"\boxed{12} and \boxed{13", 12),
         (r"\boxed{none} of 5", None),
+        # a sign apart from its number is a sign where nothing stands before it to be subtracted from
+        ("- 5", -5),
+        (r"\boxed{x = - 5}", -5),
+        (r"$- \frac{1}{2}$", Fraction(-1, 2)),
+        ("It is - $5", -5),
+        ("9 - 4", 4),
+        ("**Total** - 5", 5),
+        ("the total -- 5", 5),
+        ("$x$ - 5", 5),
+        ("- 5 apples\n- 6 pears", 6),
+        # fractions of LaTeX keep the sign before them, and turn it where they hold one themselves
+        (r"\boxed{-\frac{3}{4}}", Fraction(-3, 4)),
+        (r"we get -\frac{1}{2}", Fraction(-1, 2)),
+        (r"-\frac{-1}{2}", Fraction(1, 2)),
+        (r"\frac{1}{-2}", Fraction(-1, 2)),
+        (r"\frac{-1}{-2}", Fraction(1, 2)),
+        (r"x-\frac{1}{2}", Fraction(1, 2)),
+        (r"-2\frac{1}{2}", Fraction(-5, 2)),
+        (r"2 \tfrac12", Fraction(5, 2)),
+        (r"\frac12", Fraction(1, 2)),
+        (r"-\frac 3{40}", Fraction(-3, 40)),
+        (r"\frac{1,000}{2}", 500),
+        (r"\frac{1\,000}{.5}", 2000),
+        ("3/1,000", Fraction(3, 1000)),
+        # powers and roots are no numbers that are read, nor is what they are a part of
+        (r"10^{-3}", None),
+        (r"\boxed{5 \times 10^3}", None),
+        ("10⁻³", None),
+        ("2**10", None),
+        (r"3\sqrt{2}", None),
+        (r"\sqrt[3]{\frac{1}{2}}", None),
+        ("√2", None),
+        (r"\frac{\sqrt{3}}{2}", None),
+        (r"\sqrt{3}/2 + 1", None),
+        (r"2^{3} + 1 = 9", 9),
+        ("\\sqrt{16}\n#### 4", 4),
+        (r"90^\circ", 90),
+        (r"90^{\circ}", 90),
+        ("x^2 is **72**", 72),
     ],
 )
 def test_the_last_number_of_the_final_answer(text, number):
@@ -63,6 +102,15 @@ def test_a_written_number_is_read_exactly(whole, below, frame):
     assert last_number(frame.format(f"{whole:,}")) == whole
     assert last_number(frame.format(f"{whole}/{below}")) == Fraction(whole, below)
     assert last_number(frame.format(f"{whole:,}.25")) == Fraction(f"{whole}.25")
+
+
+@given(
+    st.integers(-(10**9), 10**9), st.integers(1, 10**6), st.sampled_from(["{}", "So {}.", r"\boxed{{{}}}", "= {} kg"])
+)
+def test_a_fraction_of_latex_is_the_quotient_of_its_parts(above, below, frame):
+    sign, size = "-" if above < 0 else "", abs(above)
+    for written in (rf"\frac{{{above}}}{{{below}}}", rf"{sign}\dfrac{{{size:,}}}{{{below:,}}}"):
+        assert last_number(frame.format(written)) == Fraction(above, below)
 
 
 @given(st.text())

@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from palate.rewards.program import Limits, run_program
 
 LIMITS = Limits(seconds=1, megabytes=512)
@@ -31,6 +33,28 @@ def test_its_children_end_with_it(tmp_path):
     for rest, outcome in (("", {"score": 1.0}), ("import time\ntime.sleep(60)", {})):
         assert run_program(child + tell + rest, "", {}, LIMITS) == outcome
         assert ended(int(told.read_text()))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "5",
+        "null",
+        "[]",
+        "{}",
+        "not JSON",
+        '{"score": "high"}',
+        '{"score": true}',
+        '{"score": NaN}',
+        '{"score": 1e999}',
+        '{"wrong": 1}',
+        '{"score": 1.0, "wrong": "x"}',
+        "[" * 50_000,
+    ],
+)
+def test_a_reply_of_another_shape_tells_nothing(reply):
+    write = f"import os\nfor descriptor in range(20):\n    try: os.write(descriptor, {reply!r}.encode())\n"
+    assert run_program(f"{write}    except OSError: pass\nos._exit(0)", "", {}, LIMITS) == {}
 
 
 def ended(process: int) -> bool:

@@ -123,6 +123,28 @@ def test_a_program_is_judged_by_the_tests_of_its_row(completions):
     assert scores(Code(), given) == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```Python\ndouble = lambda x: 2 * x\n```",
+        "```python3\ndouble = lambda x: 2 * x\n```",
+        '``` {.python title="a b"}\ndouble = lambda x: 2 * x\n```',
+        "1. So:\n\n   ```py\n   def double(x):\n       return 2 * x\n   ```\n\nDone.",
+        "  ```py\ndef double(x):\n  return 2 * x\n  ```",
+        "```PY\r\ndouble = lambda x: 2 * x\r\n```\r\nDone.",
+        '````python\nnote = """\n```\n"""\ndouble = lambda x: 2 * x\n````',
+    ],
+)
+def test_a_fence_may_say_anything_and_stand_anywhere(completions, text):
+    assert scores(Code(), completions(text, lengths=[1], tests=["assert double(3) == 6"])) == [1.0]
+
+
+def test_a_program_that_writes_to_every_descriptor_does_not_stop_the_run(completions):
+    writes = "import os\nfor k in range(20):\n    try: os.write(k, b'5')\n    except OSError: pass\nos._exit(0)"
+    given = completions(writes, "x = 1", lengths=[1, 1], tests=["assert True"] * 2)
+    assert scores(Code(), given) == [0.0, 1.0]
+
+
 def test_tests_may_give_a_number(completions):
     tests = "score = sum(double(x) == 2 * x for x in (0, 1)) / 2 + (completion == 'double = abs') / 4"
     given = completions("double = abs", "double = lambda x: x + x", lengths=[1, 1], tests=[tests, tests])
