@@ -454,15 +454,6 @@ def test_dapo_learns_from_what_is_left():
     assert all(row["ratio/first"] == 1.0 for row in rows if row["updates"])
 
 
-def test_dapo_samples_ahead_with_the_same_policy_as_its_refills():
-    loop = dapo_loop(2, asynchronous=True)
-    loop = replace(loop, sampler=copy.deepcopy(loop.policy))
-    state, _, _ = run(loop, 3)
-    gathered = loop.gather(state)
-    sampler = loop.sampler.probabilities.log()[gathered.drawn.rollout.ids]
-    torch.testing.assert_close(gathered.drawn.rollout.sampler_logprobs, sampler, atol=1e-6, rtol=0)
-
-
 class Dropping:
     """PPO that leaves out, when it assigns, every completion that begins with id 0."""
 

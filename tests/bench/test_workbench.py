@@ -135,7 +135,7 @@ def test_a_process_that_fails_is_a_side_that_failed():
         execute(sys.executable, "bench.nothing", threads=1)
 
 
-@pytest.mark.parametrize("wrong", [["dpo"], ["ppo", "--rounds", "0"], ["ppo", "--ending", "late"], []])
+@pytest.mark.parametrize("wrong", [["kto"], ["ppo", "--rounds", "0"], ["ppo", "--ending", "late"], []])
 def test_wrong_use_is_refused(wrong, capsys):
     with pytest.raises(SystemExit) as end:
         main(wrong)
