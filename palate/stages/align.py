@@ -26,7 +26,7 @@ from palate.rewards import ModelReward
 from palate.stages import direct, rounds
 from palate.stages.anchor import anchor_of
 from palate.stages.context import Context, Outcome
-from palate.stages.judges import moments_on, reward_of, sampled
+from palate.stages.judges import NO_MOMENTS, moments_on, reward_of, sampled
 from palate.stages.material import Loaded, fitting_prompts, load_policy, mixed, stage_records
 from palate.stages.measuring import normalising, onlookers, reference_of, unmoved
 from palate.stages.saving import save_whole
@@ -205,8 +205,6 @@ NEGATIVE_KL = (
     "not share, or "
     "padding or EOS that sampler and trainer treat differently."
 )
-
-NO_MOMENTS = Moments(*torch.zeros(3, dtype=torch.float64))
 
 
 def reference_moments(context: Context, loop: OnlineLoop, policy: Loaded) -> Moments:

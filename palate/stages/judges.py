@@ -115,6 +115,10 @@ def sampled(context: Context, policy: Loaded, prompts: Sequence[Prompt]) -> Comp
     return completions
 
 
+# What stands where nothing is normalised.
+NO_MOMENTS = Moments(*torch.zeros(3, dtype=torch.float64))
+
+
 def moments_on(reward: Reward, completions: Completions) -> Moments:
     """Moments of a reward's scores, in double precision."""
     scores = checked_scores(reward, completions).double()

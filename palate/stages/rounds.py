@@ -32,7 +32,7 @@ from palate.models import load_causal, save_causal
 from palate.ops import Moments
 from palate.records import Prompt
 from palate.stages.context import Context, Outcome
-from palate.stages.judges import moments_on, reward_of, sampled
+from palate.stages.judges import NO_MOMENTS, moments_on, reward_of, sampled
 from palate.stages.material import Loaded, as_recipe_wants, fitting, fitting_prompts, load_policy, sample, stage_records
 from palate.stages.measuring import (
     judged_rows,
@@ -47,8 +47,6 @@ from palate.stages.saving import save_whole
 
 # Completions sampled between two looks at whether to stop.
 CHUNK = 512
-
-NO_MOMENTS = Moments(*torch.zeros(3, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
