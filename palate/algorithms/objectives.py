@@ -6,6 +6,7 @@ Here stand supervised fine-tuning and reward models; what trains a policy on pre
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from palate.losses import (
     plackett_luce,
 )
 from palate.models import RewardModel
+from palate.ops import zero_masked
 from palate.records import Demonstration, PreferencePair, Ranking, Rating
 
 
@@ -134,26 +136,40 @@ class Imitation:
 @dataclass(frozen=True)
 class Preference:
     """Reward modelling: −log σ(r(chosen) − r(rejected) − margin), Bradley-Terry; margins as in Llama 2
-    (2307.09288, eq. 2)."""
+    (2307.09288, eq. 2).
+
+    Of several `heads` on one trunk, an ensemble, head k never learns from the prompts of fold k of as many: what the
+    heads were not all told, they may disagree on.
+    """
 
     chat: ChatFormat
+    heads: int = 1
 
     def example(self, record: PreferencePair) -> Example:
         """Both sides behind the same prompt ids, each closed with EOS; the label is the margin."""
         return encoded(self.chat, record, record.chosen, record.rejected, labels=(record.margin or 0.0,))
 
     def evaluate(self, model: RewardModel, batch: Batch) -> Evaluated:
-        """Pair losses, with sums of accuracy (ties half), both sides' scores and their difference."""
-        scores = model.scores(batch.layout).view(-1, 2)
-        chosen, rejected = scores[:, 0], scores[:, 1]
-        margin = torch.tensor([example.labels for example in batch.examples], device=scores.device).squeeze(1)
-        losses = bradley_terry(chosen=chosen, rejected=rejected, margin=margin)
+        """Losses [P] of P pairs, or [P, K] of K heads, with sums of accuracy (ties half), both sides' scores and their
+        difference."""
+        scores = model.scores(batch.layout).view(len(batch.examples), 2, self.heads)
+        margin = scores.new_tensor([example.labels for example in batch.examples])
+        taught = self._taught(batch.examples).to(scores.device)
+        chosen, rejected = (zero_masked(side, taught) for side in scores.unbind(dim=1))
+        losses = zero_masked(bradley_terry(chosen=chosen, rejected=rejected, margin=margin.expand_as(taught)), taught)
         sums = {"chosen": float(chosen.detach().sum()), "rejected": float(rejected.detach().sum())}
-        return Evaluated(losses, len(batch.examples), sums | lead(chosen, rejected))
+        return Evaluated(losses, int(taught.sum()), sums | lead(chosen[taught], rejected[taught]))
+
+    def _taught(self, examples: Sequence[Example]) -> Tensor:
+        """Which heads learn from which pairs, [P, K]."""
+        if self.heads == 1:
+            return torch.ones(len(examples), 1, dtype=torch.bool)
+        folds = torch.tensor([fold_of(example.prompt, self.heads) for example in examples])
+        return folds.unsqueeze(1) != torch.arange(self.heads)
 
     def count(self, example: Example) -> int:
-        """One loss a pair."""
-        return 1
+        """One loss a pair, and one for each head but the one that is not told of it."""
+        return max(self.heads - 1, 1)
 
 
 @dataclass(frozen=True)
@@ -234,6 +250,12 @@ class Regression:
     def count(self, example: Example) -> int:
         """Scores that were given."""
         return sum(not math.isnan(label) for label in example.labels)
+
+
+def fold_of(prompt: Sequence[int], folds: int) -> int:
+    """Which of so many folds a prompt belongs to, wherever it stands in the data."""
+    digest = hashlib.blake2b(",".join(map(str, prompt)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % folds
 
 
 def encoded(chat: ChatFormat, record: Any, *texts: str, labels: tuple[float, ...] = ()) -> Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,13 +17,17 @@ from palate.models.trunk import Reading, prepared, reading_of, trunk_states
 
 Pooling = Literal["last", "mean"]
 
+# One number for all heads, or one for each.
+Scale = float | tuple[float, ...]
+
 
 class RewardModel(nn.Module):
     """A score for a whole completion: s = gain · wᵀh + bias, without any bias inside the head.
 
     h is the hidden state of the document's last real token (`pooling="last"`), or the mean over those of the
     real completion tokens, EOS included (`"mean"`; of an empty completion, zero). Both go by the layout,
-    never by a padding id.
+    never by a padding id. A head [K, H] gives K scores, each with a gain and bias of its own: those of `attributes`,
+    or, where these have no names, of an ensemble's members that share the trunk.
     """
 
     trunk: PreTrainedModel
@@ -33,8 +38,9 @@ class RewardModel(nn.Module):
         head: Tensor,
         *,
         pooling: Pooling = "last",
-        gain: float = 1.0,
-        bias: float = 0.0,
+        gain: Scale = 1.0,
+        bias: Scale = 0.0,
+        attributes: Sequence[str] = (),
     ):
         super().__init__()
         self.trunk = prepared(trunk)
@@ -42,17 +48,34 @@ class RewardModel(nn.Module):
         self.pooling: Pooling = pooling
         self.gain = gain
         self.bias = bias
+        self.attributes = tuple(attributes)
         self.reading: Reading = reading_of(trunk)
         self.supports_packing = self.reading != "padded"
 
     @classmethod
-    def on(cls, model: CausalLM, *, pooling: Pooling, generator: torch.Generator) -> RewardModel:
-        """A reward model on a copy of a language model's trunk, its head drawn from `generator`."""
+    def on(
+        cls,
+        model: CausalLM,
+        *,
+        pooling: Pooling,
+        generator: torch.Generator,
+        heads: int = 1,
+        attributes: Sequence[str] = (),
+    ) -> RewardModel:
+        """A reward model on a copy of a language model's trunk, its heads drawn from `generator`: one, one for each
+        of `attributes`, or as many as an ensemble of `heads` members has."""
         trunk = copy.deepcopy(model.trunk)
-        return cls(trunk, _draw_head(trunk, trunk.config.hidden_size, generator), pooling=pooling)
+        drawn = [_draw_head(trunk, trunk.config.hidden_size, generator) for _ in attributes or range(heads)]
+        head = drawn[0] if heads == 1 and not attributes else torch.stack(drawn)
+        return cls(trunk, head, pooling=pooling, attributes=attributes)
+
+    @property
+    def members(self) -> int:
+        """How many judges of the same thing it holds: the heads of an ensemble, else 1."""
+        return 1 if self.head.dim() == 1 or self.attributes else len(self.head)
 
     def scores(self, layout: Layout) -> Tensor:
-        """Scores of the layout's B documents, [B]."""
+        """Scores of the layout's B documents, [B], or [B, K] of K heads."""
         if self.pooling == "last":
             pooled = trunk_states(self.trunk, layout, self.reading, layout.last)
         else:
@@ -60,13 +83,20 @@ class RewardModel(nn.Module):
             documents = layout.mask.nonzero()[:, 0]
             sums = states.new_zeros((len(layout.mask), states.shape[1])).index_add(0, documents, states)
             pooled = sums / layout.mask.sum(dim=1, keepdim=True).clamp(min=1)
-        return self.gain * _project(pooled, self.head) + self.bias
+        projected = _project(pooled, self.head)
+        return projected * _as_wide(self.gain, projected) + _as_wide(self.bias, projected)
 
-    def calibrated(self, gain: float, bias: float) -> RewardModel:
+    def calibrated(self, gain: Scale, bias: Scale) -> RewardModel:
         """The same model, weights shared, with another gain and bias in place of its own."""
         other = copy.copy(self)
         other.gain, other.bias = gain, bias
         return other
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """The heads [K, H] with their gains in them, and their biases [K], in double precision."""
+        head = self.head.detach().double().cpu().reshape(-1, self.head.shape[-1])
+        gain, bias = (torch.tensor(scale, dtype=torch.float64).expand(len(head)) for scale in (self.gain, self.bias))
+        return gain.unsqueeze(1) * head, bias
 
 
 class Critic(nn.Module):
@@ -94,8 +124,9 @@ class Critic(nn.Module):
     @classmethod
     def from_reward_model(cls, model: RewardModel) -> Critic:
         """A critic that begins as a copy of a reward model, whose gain and bias go into the head
-        (InstructGPT, 2203.02155)."""
-        return cls(copy.deepcopy(model.trunk), model.gain * model.head.detach(), model.bias)
+        (InstructGPT, 2203.02155); of an ensemble's members it takes the mean."""
+        head, bias = model.folded()
+        return cls(copy.deepcopy(model.trunk), head.mean(dim=0).to(model.head), float(bias.mean()))
 
     def values(self, layout: Layout, hidden: Tensor | None = None) -> Tensor:
         """Values [B, T], 0 where masked; the policy's hidden states are left aside."""
@@ -126,7 +157,11 @@ def _values(states: Tensor, layout: Layout, head: Tensor, bias: Tensor) -> Tenso
 def _project(states: Tensor, head: Tensor) -> Tensor:
     # A score in bfloat16 has three digits: two answers of one prompt would often tie.
     exact = torch.promote_types(states.dtype, torch.float32)
-    return states.to(exact) @ head.to(exact)
+    return states.to(exact) @ head.to(exact).t()
+
+
+def _as_wide(scale: Scale, scores: Tensor) -> Tensor:
+    return torch.as_tensor(scale, dtype=scores.dtype, device=scores.device)
 
 
 def _draw_head(trunk: PreTrainedModel, width: int, generator: torch.Generator) -> Tensor:

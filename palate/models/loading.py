@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,9 @@ def load_reward_model(
         trunk = _weights(AutoModel, source, config, dtype)
         head = load_file(Path(source) / MEAN_HEAD_FILE)[MEAN_HEAD].to(trunk.dtype)
     else:
-        _refuse_non_classifiers(source, config)
+        _refuse_non_classifiers(source, config, sidecar)
         classifier = _weights(AutoModelForSequenceClassification, source, config, dtype)
-        trunk, head = classifier.base_model, _score_weight(classifier, source)
+        trunk, head = classifier.base_model, _score_weight(classifier, source, sidecar)
     _fit_tokenizer(trunk, tokenizer)
     chat = chat_format(tokenizer)
     if sidecar.get("fingerprint", chat.fingerprint) != chat.fingerprint:
@@ -120,19 +120,22 @@ def load_reward_model(
         )
     _name_special_ids(trunk.config, tokenizer, chat)
     pooling, bias = sidecar.get("pooling", "last"), sidecar.get("bias", 0.0)
-    return RewardModel(trunk, head, pooling=pooling, bias=bias).to(device).eval(), chat, tokenizer
+    bias = tuple(bias) if isinstance(bias, list) else bias
+    model = RewardModel(trunk, head, pooling=pooling, bias=bias, attributes=sidecar.get("attributes", ()))
+    return model.to(device).eval(), chat, tokenizer
 
 
 def save_reward_model(model: RewardModel, tokenizer: PreTrainedTokenizerBase, directory: str | Path) -> None:
-    """Writes a last-token model as a sequence classifier of one label, a mean-pooled one for Palate alone.
+    """Writes a last-token model as a sequence classifier, a label a head, a mean-pooled one for Palate alone.
 
-    transformers' `score` has no bias: the gain is folded into its weight, and the bias stands in
+    transformers' `score` has no bias: the gains are folded into its weight, and the biases stand in
     `palate.json`.
     """
     directory = Path(directory)
     chat = chat_format(tokenizer)
     _name_special_ids(model.trunk.config, tokenizer, chat)
-    head = (model.gain * model.head.detach().double()).to(model.head.dtype)
+    folded, bias = model.folded()
+    head = folded.reshape(model.head.shape).to(model.head)
     with _quietly():
         if model.pooling == "last":
             _classifier(model.trunk, head).save_pretrained(directory)
@@ -140,9 +143,12 @@ def save_reward_model(model: RewardModel, tokenizer: PreTrainedTokenizerBase, di
             model.trunk.save_pretrained(directory)
             save_file({MEAN_HEAD: head.cpu().contiguous()}, directory / MEAN_HEAD_FILE)
     tokenizer.save_pretrained(directory)
-    sidecar = {"pooling": model.pooling, "bias": model.bias, "fingerprint": chat.fingerprint}
+    sidecar: dict[str, Any] = {"pooling": model.pooling, "fingerprint": chat.fingerprint}
+    sidecar["bias"] = bias.tolist() if model.head.dim() == 2 else float(bias)
+    if model.attributes:
+        sidecar["attributes"] = model.attributes
     (directory / SIDECAR).write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
-    (directory / "README.md").write_text(_CARDS[model.pooling], encoding="utf-8")
+    (directory / "README.md").write_text(_card(model), encoding="utf-8")
 
 
 def weight_hash(module: nn.Module) -> str:
@@ -157,8 +163,8 @@ def weight_hash(module: nn.Module) -> str:
 _CARDS = {
     "last": """# Reward model
 
-A sequence classifier with one label: it reads a prompt and its completion, stop token included, and scores
-the last real token. `palate.json` holds a bias to add to the score; the gain is part of the weight.
+A sequence classifier: it reads a prompt and its completion, stop token included, and scores the last real token.
+`palate.json` holds a bias to add to each score; the gain is part of the weight.
 """,
     "mean": f"""# Reward model
 
@@ -166,6 +172,13 @@ Its score is taken from the mean over the completion's tokens. **Only Palate rea
 `{MEAN_HEAD_FILE}`, and transformers would put a random one in its place.
 """,
 }
+
+
+def _card(model: RewardModel) -> str:
+    card = _CARDS[model.pooling]
+    if model.attributes:
+        return f"{card}\nIt has a score for each of: {', '.join(model.attributes)}.\n"
+    return card if model.members == 1 else f"{card}\nIts {model.members} heads are an ensemble on one trunk.\n"
 
 
 def _checked(source: str | Path) -> str:
@@ -265,7 +278,7 @@ def _refuse_other_kinds(source: str, config: PreTrainedConfig) -> None:
         )
 
 
-def _refuse_non_classifiers(source: str, config: PreTrainedConfig) -> None:
+def _refuse_non_classifiers(source: str, config: PreTrainedConfig, sidecar: Mapping[str, Any]) -> None:
     architecture = _architecture(config)
     if architecture and not architecture.endswith("ForSequenceClassification"):
         raise ModelError(
@@ -273,10 +286,12 @@ def _refuse_non_classifiers(source: str, config: PreTrainedConfig) -> None:
             "be random. A reward model is a sequence classifier with one label. Train one with `palate "
             "reward`."
         )
-    if config.num_labels != 1:
+    heads = len(sidecar["bias"]) if isinstance(sidecar.get("bias"), list) else 1
+    if config.num_labels != heads:
         raise ModelError(
-            f"{source} is a classifier of {config.num_labels} labels. A reward model gives one number, so it "
-            "has one label. Use a reward model, or train one with `palate reward`."
+            f"{source} is a classifier of {config.num_labels} labels, and what they mean is not said. A reward model "
+            f"has one label, or as many as its {SIDECAR} names biases. Use a reward model, or train one with `palate "
+            "reward`."
         )
 
 
@@ -284,24 +299,26 @@ def _architecture(config: PreTrainedConfig) -> str:
     return (config.architectures or [""])[0]
 
 
-def _score_weight(classifier: PreTrainedModel, source: str) -> Tensor:
+def _score_weight(classifier: PreTrainedModel, source: str, sidecar: Mapping[str, Any]) -> Tensor:
     score = getattr(classifier, "score", None)
     if not isinstance(score, nn.Linear) or score.bias is not None:
         raise ModelError(
             f"{source} is a {type(classifier).__name__}, whose head is not the plain `score` matrix of a "
             "decoder. Palate reads reward models on decoders. Use one of these."
         )
-    return score.weight.detach()[0].clone()
+    weight = score.weight.detach().clone()
+    return weight if isinstance(sidecar.get("bias"), list) else weight[0]
 
 
 def _classifier(trunk: PreTrainedModel, head: Tensor) -> Any:
-    """The trunk and head as transformers' own classifier of one label, sharing the trunk's tensors."""
-    config = type(trunk.config).from_dict(trunk.config.to_dict() | {"num_labels": 1})
+    """The trunk and heads as transformers' own classifier, a label a head, sharing the trunk's tensors."""
+    weight = head.reshape(-1, head.shape[-1])
+    config = type(trunk.config).from_dict(trunk.config.to_dict() | {"num_labels": len(weight)})
     with torch.device("meta"):
         classifier = AutoModelForSequenceClassification.from_config(config)
     prefix = classifier.base_model_prefix
     weights = {f"{prefix}.{name}": tensor for name, tensor in trunk.state_dict().items()}
-    classifier.load_state_dict(weights | {"score.weight": head.unsqueeze(0)}, assign=True)
+    classifier.load_state_dict(weights | {"score.weight": weight}, assign=True)
     return classifier
 
 

@@ -4,12 +4,13 @@ from palate.rewards.checking import checked_scores, judged
 from palate.rewards.combined import EnsembleReward, Term, WeightedReward
 from palate.rewards.function import FunctionReward, StepReward
 from palate.rewards.isolated import IsolatedFunction
-from palate.rewards.model import ModelReward
+from palate.rewards.model import AttributeReward, ModelReward
 from palate.rewards.rules import RULES, RuleReward, Verifier
 from palate.rewards.sources import Source, source_of, sources_of
 
 __all__ = [
     "RULES",
+    "AttributeReward",
     "EnsembleReward",
     "FunctionReward",
     "IsolatedFunction",

@@ -29,8 +29,8 @@ def judged(reward: Reward, completions: Completions) -> Judgement:
         raise
     except Exception as error:
         raise failure(reward.name, f"raised {type(error).__name__}: {error}", completions) from error
-    scores = _checked(reward.name, said.scores, completions)
-    parts = {name: _checked(name, numbers, completions) for name, numbers in said.parts.items()}
+    scores = finite(reward.name, said.scores, completions)
+    parts = {name: finite(name, numbers, completions) for name, numbers in said.parts.items()}
     dense = None if said.dense is None else _checked_tokens(reward.name, said.dense, completions)
     return Judgement(scores, {**parts, reward.name: scores}, dense)
 
@@ -50,7 +50,8 @@ def shown(completions: Completions, row: int) -> str:
     return f"{completions.texts[row][:80]!r} (to the prompt {completions.prompts[row].text[:80]!r})"
 
 
-def _checked(name: str, scores: Tensor, completions: Completions) -> Tensor:
+def finite(name: str, scores: Tensor, completions: Completions) -> Tensor:
+    """The scores [B] in float32 on the completions' device; RewardError where they are not one finite number each."""
     count = len(completions.texts)
     if scores.shape != (count,):
         raise RewardError(

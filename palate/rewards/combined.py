@@ -12,7 +12,8 @@ from torch import Tensor
 
 from palate.engine.interfaces import Completions, Judgement, Reward
 from palate.ops import Moments
-from palate.rewards.checking import checked_scores, judged
+from palate.rewards.checking import checked_scores, finite, judged
+from palate.rewards.model import ModelReward
 
 Combining = Literal["mean", "worst", "cautious"]
 
@@ -26,7 +27,7 @@ class EnsembleReward:
         cautious: s = mean_k s_k − λ·std_k s_k,   std with divisor K
 
     Coste et al., arXiv 2310.02743, §3.3, who take off λ times the variance: the deviation has the score's own unit. The
-    disagreement std_k is the part NAME/std.
+    disagreement std_k is the part NAME/std. A reward model of several heads is as many judges, on one trunk.
     """
 
     name: str
@@ -40,7 +41,7 @@ class EnsembleReward:
 
     def judge(self, completions: Completions) -> Judgement:
         """The combined scores and the members' disagreement."""
-        scores = torch.stack([checked_scores(member, completions) for member in self.members])
+        scores = torch.cat([_each(member, completions) for member in self.members])
         deviation = scores.std(dim=0, unbiased=False)
         return Judgement(self._combined(scores, deviation), {f"{self.name}/std": deviation})
 
@@ -49,6 +50,13 @@ class EnsembleReward:
             return scores.amin(dim=0)
         mean = scores.mean(dim=0)
         return mean if self.combine == "mean" else mean - self.penalty * deviation
+
+
+def _each(member: Reward, completions: Completions) -> Tensor:
+    """The scores of a judge, or of each head of a reward model, [K, B]."""
+    if not isinstance(member, ModelReward) or member.model.members == 1:
+        return checked_scores(member, completions).unsqueeze(0)
+    return torch.stack([finite(member.name, column, completions) for column in member.columns(completions).unbind(1)])
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,12 @@ class Models:
     """Reward models: one, or several that score together."""
 
     combine: Literal["mean", "worst", "cautious"] = Field(
-        "mean", description="of an ensemble: the mean, the lowest, or mean − penalty·std"
+        "mean", description="of an ensemble, or of a reward model's heads: the mean, the lowest, or mean − penalty·std"
     )
     penalty: float = Field(1.0, ge=0, description="λ of cautious: deviations of the members taken off their mean")
+    weights: dict[str, float] = Field(
+        default_factory=dict, description="of a reward model that scores attributes: their shares, by name; alike unless set"
+    )
 
 
 @record

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from palate.algorithms.objectives import Order, Regression, examples_of
+from palate.algorithms.objectives import Order, Preference, Regression, examples_of, fold_of
 from palate.algorithms.supervised import collate, held_out
 from palate.models import RewardModel
 from palate.models.scratch import scratch_model
-from palate.records import Prompt, Ranking, Rating
+from palate.records import PreferencePair, Prompt, Ranking, Rating
 
 WORDS = ("red", "green", "blue", "old", "new", "sky", "sea", "sun", "rain", "wind")
 RANKINGS = tuple(
@@ -33,7 +33,7 @@ def reward_model(heads=()):
     model, chat, _ = scratch_model(WORDS, hidden=16, layers=1, heads=2, vocabulary=280, context=128, seed=0)
     made = RewardModel.on(model, pooling="last", generator=torch.Generator().manual_seed(0))
     if heads:
-        made.head = torch.nn.Parameter(torch.randn(16, *heads, generator=torch.Generator().manual_seed(1)))
+        made.head = torch.nn.Parameter(torch.randn(*heads, 16, generator=torch.Generator().manual_seed(1)))
     return made.to(torch.float64), chat
 
 
@@ -142,3 +142,34 @@ def test_a_rating_without_the_attribute_teaches_nothing():
     assert evaluated.count == 0
     assert model.head.grad is not None
     assert model.head.grad.abs().max() == 0
+
+
+# ---- several heads on one trunk
+
+
+def test_a_head_learns_nothing_of_its_own_fold():
+    model, chat, _ = scratch_model(WORDS, hidden=16, layers=1, heads=2, vocabulary=280, context=128, seed=0)
+    model = RewardModel.on(model, pooling="last", generator=torch.Generator().manual_seed(0), heads=3).to(torch.float64)
+    pairs = [PreferencePair(Prompt.of(f"Choose {one}"), f"{one} good", f"{one} bad") for one in WORDS]
+    objective = Preference(chat, heads=3)
+    examples = examples_of(objective, pairs)
+    folds = [fold_of(example.prompt, 3) for example in examples]
+    assert set(folds) == {0, 1, 2}
+    for example, fold in zip(examples, folds, strict=True):
+        model.zero_grad()
+        done = objective.evaluate(model, collate([example], pad_id=0, packing=True))
+        done.losses.sum().backward()
+        assert done.count == objective.count(example) == 2
+        assert [bool(row.abs().sum() > 0) for row in model.head.grad] == [head != fold for head in range(3)]
+        chosen, rejected = alone(model, example)
+        expected = [0.0 if head == fold else log_loss(float(chosen[head] - rejected[head])) for head in range(3)]
+        assert done.losses[0].tolist() == pytest.approx(expected)
+
+
+def test_one_head_counts_every_pair_once():
+    model, chat = reward_model()
+    example = Preference(chat).example(PreferencePair(Prompt.of("Choose"), "red", "blue", margin=0.5))
+    done = Preference(chat).evaluate(model, collate([example], pad_id=0, packing=True))
+    chosen, rejected = alone(model, example)
+    assert done.count == 1
+    assert done.losses.tolist() == [[pytest.approx(log_loss(float(chosen - rejected) - 0.5))]]

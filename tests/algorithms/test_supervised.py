@@ -114,7 +114,7 @@ def test_a_margin_reaches_the_loss(margin):
     evaluated = objective.evaluate(model, collate(examples, pad_id=chat.pad_id, packing=False))
     layout = collate(examples, pad_id=chat.pad_id, packing=False).layout
     chosen, rejected = model.scores(layout).detach().view(-1, 2).unbind(dim=1)
-    for loss, ahead in zip(evaluated.losses.tolist(), (chosen - rejected).tolist(), strict=True):
+    for loss, ahead in zip(evaluated.losses[:, 0].tolist(), (chosen - rejected).tolist(), strict=True):
         assert loss == pytest.approx(math.log(1 + math.exp(margin - ahead)), abs=1e-10)
     assert evaluated.sums["margin"] == pytest.approx(float((chosen - rejected).sum()), abs=1e-10)
 

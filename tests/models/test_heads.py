@@ -76,6 +76,38 @@ def test_calibration_shares_weights_and_replaces_itself(causal, documents):
     assert calibrated.head is model.head
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@torch.no_grad()
+def test_several_heads_score_as_models_of_one_head_each(pooling, causal, documents):
+    gains, biases = (2.0, -1.0, 0.5), (0.0, 1.0, -3.0)
+    model = RewardModel.on(causal(), pooling=pooling, generator=generator(), heads=3).calibrated(gains, biases)
+    assert model.members == 3
+    for layout in layouts_of(model, documents):
+        scores = model.scores(layout)
+        assert scores.shape == (len(documents[0]), 3)
+        for index, (gain, bias) in enumerate(zip(gains, biases, strict=True)):
+            alone = RewardModel(model.trunk, model.head[index], pooling=pooling, gain=gain, bias=bias)
+            torch.testing.assert_close(scores[:, index], alone.scores(layout), atol=1e-6, rtol=0)
+
+
+def test_heads_of_an_ensemble_differ_and_those_of_attributes_are_no_ensemble(causal):
+    team = RewardModel.on(causal(), pooling="last", generator=generator(), heads=2)
+    assert not torch.equal(team.head[0], team.head[1])
+    rated = RewardModel.on(causal(), pooling="last", generator=generator(), attributes=("helpful", "brief"))
+    assert (rated.members, rated.attributes, rated.head.shape[0]) == (1, ("helpful", "brief"), 2)
+
+
+@torch.no_grad()
+def test_critic_from_an_ensemble_begins_with_the_mean_score(causal):
+    model = RewardModel.on(causal(), pooling="last", generator=generator(), heads=2).calibrated((2.0, 3.0), (1.0, -2.0))
+    critic = Critic.from_reward_model(model)
+    ids, mask = completions([[8, 9, 10]], pad_id=0)
+    value = critic.values(padded([[5, 6]], ids, mask, pad_id=0))[0, 2]
+    ids, mask = completions([[8, 9]], pad_id=0)
+    scores = model.scores(padded([[5, 6]], ids, mask, pad_id=0))[0]
+    torch.testing.assert_close(value, scores.mean(), atol=1e-6, rtol=0)
+
+
 def test_heads_are_drawn_from_their_generator_alone(causal):
     lm = causal()
     makers = [

@@ -206,6 +206,26 @@ def test_reward_models_come_back(pooling, scratch, tmp_path):
     }
 
 
+@pytest.mark.parametrize("kind", [{"heads": 3}, {"attributes": ("helpful", "brief", "kind")}, {"attributes": ("one",)}])
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@torch.no_grad()
+def test_reward_models_of_several_heads_come_back(pooling, kind, scratch, tmp_path):
+    model = RewardModel.on(scratch[0], pooling=pooling, generator=torch.Generator().manual_seed(5), **kind)
+    count = len(model.head)
+    model = model.calibrated((2.0, 0.5, -1.0)[:count], (0.25, -4.0, 0.0)[:count])
+    save_reward_model(model, scratch[2], tmp_path)
+    loaded, chat, _ = load_reward_model(tmp_path)
+    layout = a_layout(chat)
+    torch.testing.assert_close(loaded.scores(layout), model.scores(layout), atol=1e-6, rtol=0)
+    assert (loaded.members, loaded.attributes) == (model.members, model.attributes)
+    if pooling == "last":  # and transformers' own classifier has a label for each
+        classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+        mask = (layout.ids != classifier.config.pad_token_id).long()
+        theirs = classifier(input_ids=layout.ids, attention_mask=mask).logits
+        biases = torch.tensor((0.25, -4.0, 0.0)[:count])
+        torch.testing.assert_close(theirs + biases, model.scores(layout), atol=1e-5, rtol=0)
+
+
 @torch.no_grad()
 def test_transformers_scores_as_we_do_less_the_bias(scratch, tmp_path):
     model = reward_model(scratch).calibrated(2.5, -0.75)

@@ -11,9 +11,21 @@ from torch import Tensor
 
 from palate.engine.interfaces import Completions, Judgement
 from palate.errors import RewardError
+from palate.models import RewardModel
+from palate.models.scratch import scratch_model
 from palate.ops import moments
 from palate.records import Prompt
-from palate.rewards import EnsembleReward, FunctionReward, StepReward, Term, WeightedReward, checked_scores, judged
+from palate.rewards import (
+    AttributeReward,
+    EnsembleReward,
+    FunctionReward,
+    ModelReward,
+    StepReward,
+    Term,
+    WeightedReward,
+    checked_scores,
+    judged,
+)
 from palate.rewards.combined import moments_from_json, moments_to_json
 
 
@@ -51,6 +63,40 @@ def test_caution_lies_below_the_mean_and_agreement_costs_nothing(numbers, penalt
     mean, cautious = (float(EnsembleReward("t", members, how, penalty).score(one)) for how in ("mean", "cautious"))
     assert cautious <= mean + 1e-6
     assert EnsembleReward("t", members[:1] * 2, "cautious", penalty).score(one) == pytest.approx(numbers[0])
+
+
+def trained(kind, name="team"):
+    """A reward model of random weights."""
+    model, chat, _ = scratch_model(("a", "b"), hidden=16, layers=1, heads=2, vocabulary=280, context=64, seed=0)
+    made = RewardModel.on(model, pooling="last", generator=torch.Generator().manual_seed(1), **kind)
+    return ModelReward(name, made, chat, rereads=True)
+
+
+@pytest.mark.parametrize("combine", ["mean", "worst", "cautious"])
+def test_heads_on_one_trunk_are_members_like_others(completions, combine):
+    team, seen = trained({"heads": 3}), completions("a", "b b")
+    columns = team.columns(seen)
+    apart = tuple(fixed(str(k), *columns[:, k].tolist()) for k in range(3))
+    together = judged(EnsembleReward("team", (team,), combine), seen)
+    assert together.scores.tolist() == pytest.approx(judged(EnsembleReward("team", apart, combine), seen).scores.tolist())
+    assert team.score(seen).tolist() == pytest.approx(columns.mean(dim=1).tolist())
+    joined = judged(EnsembleReward("team", (team, fixed("x", 1.0, 2.0)), "mean"), seen).scores
+    assert joined[0] == pytest.approx((float(columns[0].sum()) + 1) / 4)
+
+
+def test_attributes_are_weighed_by_name(completions):
+    rated, seen = trained({"attributes": ("helpful", "brief")}), completions("a", "b b")
+    columns = rated.columns(seen)
+    said = judged(AttributeReward(rated, {"helpful": 0.7, "brief": -2.0}), seen)
+    assert said.scores.tolist() == pytest.approx((0.7 * columns[:, 0] - 2 * columns[:, 1]).tolist())
+    assert said.parts["team/brief"].tolist() == pytest.approx(columns[:, 1].tolist())
+
+
+def test_a_head_that_fails_is_named(completions):
+    team = trained({"heads": 2})
+    team.model.bias = (0.0, math.nan)
+    with pytest.raises(RewardError, match="The reward 'team' gave nan to 'a'"):
+        judged(EnsembleReward("ensemble", (team,)), completions("a", "b"))
 
 
 def test_a_member_that_fails_is_named(completions):
