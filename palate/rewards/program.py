@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 _RUNNER = Path(__file__).with_name("program_runner.py")
 
@@ -33,11 +32,11 @@ class Limits:
     megabytes: int
 
 
-def run_program(program: str, tests: str, names: Mapping[str, str], limits: Limits) -> dict[str, Any]:
+def run_program(program: str, tests: str, names: Mapping[str, str], limits: Limits) -> float | None:
     """Runs a program and then tests in one fresh interpreter; both see `names`.
 
-    Returns {"score": number} where the tests came to their end, {"wrong": what} where they themselves are wrong, and {}
-    where the program failed, failed a test, went beyond its limits, or wrote something else in place of the reply.
+    Returns the score where the tests came to their end, and None where the program failed, failed a test, went beyond
+    its limits, or wrote something else in place of the reply.
     """
     clock = PATIENCE * limits.seconds
     given = {"program": program, "tests": tests, "names": dict(names), "seconds": limits.seconds, "clock": clock}
@@ -62,18 +61,12 @@ def run_program(program: str, tests: str, names: Mapping[str, str], limits: Limi
     return _understood(told)
 
 
-def _understood(told: bytes) -> dict[str, Any]:
+def _understood(told: bytes) -> float | None:
     try:
         reply = json.loads(told)
     except (ValueError, RecursionError):
-        return {}
-    match reply:
-        case {"score": float(score), **rest} if math.isfinite(score) and not rest:
-            return reply
-        case {"wrong": str(), **rest} if not rest:
-            return reply
-        case _:
-            return {}
+        return None
+    return reply if isinstance(reply, float) and math.isfinite(reply) else None
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -38,24 +38,18 @@ def limit(given: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (given["bytes"], given["bytes"]))
 
 
-def result(given: dict[str, Any]) -> dict[str, Any]:
-    """The score that the tests set, 1 where they set none and came to their end, nothing where something failed."""
-    try:
-        tests = compile(given["tests"], "tests", "exec")
-    except (SyntaxError, ValueError) as error:
-        return {"wrong": f"{type(error).__name__}: {error}"}
+def result(given: dict[str, Any]) -> float | None:
+    """The score that the tests set, 1 where they set none and came to their end, None where something failed."""
     scope: dict[str, Any] = {"__name__": "__main__", **given["names"]}
     try:
         exec(compile(given["program"], "completion", "exec"), scope)
         scope.pop("score", None)  # the program does not mark itself
         scope |= given["names"]
-        exec(tests, scope)
+        exec(compile(given["tests"], "tests", "exec"), scope)
+        score = float(scope.get("score", 1.0))
     except BaseException:
-        return {}
-    score = scope.get("score", 1.0)
-    if isinstance(score, (bool, int, float)) and math.isfinite(score):
-        return {"score": float(score)}
-    return {"wrong": f"score = {score!r}"}
+        return None
+    return score if math.isfinite(score) else None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,11 +23,10 @@ from pydantic import Field
 from torch import Tensor
 
 from palate.engine.interfaces import Completions
-from palate.errors import DataError, RewardError
+from palate.errors import DataError
 from palate.ops import soft_overlong
 from palate.records import Prompt
 from palate.rewards.answers import last_number, same_words
-from palate.rewards.checking import shown
 from palate.rewards.function import FunctionReward
 from palate.rewards.isolated import IsolatedFunction
 from palate.rewards.program import Limits, run_program
@@ -192,7 +192,8 @@ class Code:
 
     The program is the completion's last fenced block, or all of it. The tests follow it in the same interpreter, see
     `prompt` and `completion`, and may set `score`; where they set none, s = 1 if all of it ran to its end, and 0 if
-    something raised, or time or memory ran out. The limits are no security boundary against hostile programs.
+    something raised, time or memory ran out, or `score` is no finite number. The limits are no security boundary
+    against hostile programs.
     """
 
     column: str = Field("tests", description="the row's column that holds the tests, Python")
@@ -205,23 +206,27 @@ class Code:
         wanted = [self.wanted(prompt) for prompt in completions.prompts]
         with ThreadPoolExecutor(self.processes) as pool:
             told = list(pool.map(self._tested, completions.texts, completions.prompts, wanted))
-        for row, said in enumerate(told):
-            if "wrong" in said:
-                raise RewardError(
-                    f"The reward `code` cannot use the tests ({said['wrong']}) that stand in column {self.column!r} of "
-                    f"the row of {shown(completions, row)}. Tests are Python, and `score`, where they set it, is a "
-                    "finite number. Mend the row."
-                )
-        return torch.tensor([said.get("score", 0.0) for said in told], dtype=torch.float64)
+        return torch.tensor(told, dtype=torch.float64)
 
     def wanted(self, prompt: Prompt) -> str:
-        """The row's tests; DataError where it has none."""
-        return _column(prompt, self.column, "code")
+        """The row's tests; DataError where it has none, or where they are no Python."""
+        tests = _column(prompt, self.column, "code")
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                compile(tests, "tests", "exec")
+        except (SyntaxError, ValueError) as error:
+            raise DataError(
+                f"The row of {prompt.text[:60]!r} has tests in its column {self.column!r} that are no Python "
+                f"({type(error).__name__}: {error}). The reward `code` runs them behind each completion. Mend the row.",
+                line=prompt.line or None,
+            ) from error
+        return tests
 
-    def _tested(self, text: str, prompt: Prompt, tests: str) -> dict[str, Any]:
+    def _tested(self, text: str, prompt: Prompt, tests: str) -> float:
         fenced = [dedent(found["program"]) for found in _FENCED.finditer(text)]
         names = {"prompt": prompt.text, "completion": text}
-        return run_program(fenced[-1] if fenced else text, tests, names, Limits(self.seconds, self.megabytes))
+        score = run_program(fenced[-1] if fenced else text, tests, names, Limits(self.seconds, self.megabytes))
+        return 0.0 if score is None else score
 
 
 RULES: Mapping[str, type] = {

@@ -57,7 +57,8 @@ class Models:
     )
     penalty: float = Field(1.0, ge=0, description="λ of cautious: deviations of the members taken off their mean")
     weights: dict[str, float] = Field(
-        default_factory=dict, description="of a reward model that scores attributes: their shares, by name; alike unless set"
+        default_factory=dict,
+        description="of a reward model that scores attributes: their shares, by name; alike unless set",
     )
 
 

@@ -78,7 +78,8 @@ def test_heads_on_one_trunk_are_members_like_others(completions, combine):
     columns = team.columns(seen)
     apart = tuple(fixed(str(k), *columns[:, k].tolist()) for k in range(3))
     together = judged(EnsembleReward("team", (team,), combine), seen)
-    assert together.scores.tolist() == pytest.approx(judged(EnsembleReward("team", apart, combine), seen).scores.tolist())
+    expected = judged(EnsembleReward("team", apart, combine), seen)
+    assert together.scores.tolist() == pytest.approx(expected.scores.tolist())
     assert team.score(seen).tolist() == pytest.approx(columns.mean(dim=1).tolist())
     joined = judged(EnsembleReward("team", (team, fixed("x", 1.0, 2.0)), "mean"), seen).scores
     assert joined[0] == pytest.approx((float(columns[0].sum()) + 1) / 4)

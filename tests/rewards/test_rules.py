@@ -157,10 +157,15 @@ def test_a_program_does_not_mark_itself(completions):
     assert scores(Code(), completions(text, text, lengths=[1, 1], tests=tests)) == [1.0, 1.0]
 
 
-def test_tests_that_are_wrong_themselves_are_no_fault_of_the_completion(completions):
-    for tests, said in (("assert (", "SyntaxError"), ("score = 'high'", "score = 'high'"), ("score = 1e999", "inf")):
-        with pytest.raises(RewardError, match=f"cannot use the tests .*{said}.* 'x = 1' .to the prompt 'question 0'"):
-            scores(Code(), completions("x = 1", lengths=[1], tests=[tests]))
+def test_tests_that_are_no_python_are_found_before_anything_is_run(completions):
+    with pytest.raises(DataError, match=r"'question 0' has tests .* no Python \(SyntaxError"):
+        Code().wanted(completions("x = 1", lengths=[1], tests=["assert ("]).prompts[0])
+
+
+@pytest.mark.parametrize("score", ["'high'", "1e999", "None", "float('nan')"])
+def test_a_score_that_is_no_finite_number_is_none(score, completions):
+    # The program had its part in it, so it cannot stop the run.
+    assert scores(Code(), completions("x = 1", lengths=[1], tests=[f"score = {score}"])) == [0.0]
 
 
 def test_a_program_has_limits_of_time_and_memory(completions):
