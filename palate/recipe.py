@@ -42,6 +42,8 @@ from palate.settings import apply_overrides, build, inlined, load_symbol, load_t
 TESTBED = "testbed"
 # What align.mix takes for the run's own demonstrations.
 MIXED = "sft"
+# What align.watch.judge takes for anything but a reward-model directory.
+WATCHERS = ("auto", "gold", "none")
 # What the online loop asks of an algorithm: the members of palate.algorithms.parts.OnlineAlgorithm.
 _METHOD = ("needs", "samples", "epochs", "minibatches", "target_kl", "kl", "assign", "loss")
 
@@ -124,11 +126,17 @@ class Reward:
     """The reward model."""
 
     data: Files = Field(description="preference pairs or rankings: a file, or several of one format")
-    objective: Literal["pairs", "all-pairs", "plackett-luce"] = Field(
+    objective: Literal["pairs", "all-pairs", "plackett-luce", "regression"] = Field(
         "pairs",
         description="what is learnt of a row: one pair (of a ranking the best reply against another), all comparisons "
-        "of a ranking, each reply read once, or the likelihood of its order",
+        "of a ranking, each reply read once, the likelihood of its order, or the scores of a rated reply",
     )
+    heads: int = Field(
+        1,
+        ge=1,
+        description="members of an ensemble on one shared trunk; each learns from all folds of the pairs but one",
+    )
+    attributes: tuple[str, ...] = Field((), description="what regression learns to score, by the names in the data")
     ties: Literal["skip", "half", "davidson"] = Field(
         "skip", description="what equal ranks mean to all-pairs: no comparison, half a win each, or a tie of its own"
     )
@@ -144,6 +152,24 @@ class Reward:
     )
     reference_samples: int = Field(256, ge=2, description="SFT completions whose mean score becomes 0")
     loop: Supervision = inlined(Supervision)
+
+
+@record
+class Watch:
+    """Looks at over-optimisation while the online loop aligns."""
+
+    judge: str = Field(
+        "auto",
+        description="who judges beside the reward: gold (testbed), a reward-model directory, none, or auto: gold on "
+        "the testbed unless it is a reward, else the evaluation's own reward model, else the lowest of a rewarding "
+        "ensemble",
+    )
+    prompts: int = Field(128, ge=2, description="prompts that every look has answered, with the same random numbers")
+    step: float = Field(0.2, gt=0, description="a look whenever √KL has passed another multiple of this")
+    stop: bool = Field(
+        True,
+        description="the stage ends where two looks in a row are past the peak, and the best look's model is taken",
+    )
 
 
 @record
@@ -189,6 +215,7 @@ class Align:
         None, gt=0, description="the stage ends once that loss has risen by more than this, in nats a token"
     )
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
+    watch: Watch = Field(default_factory=Watch, description="looks at over-optimisation, on the online loop")
     mix: Mix | None = Field(None, description="demonstrations learnt beside the reward (PPO-ptx), on the online loop")
     loop: Online = inlined(Online)
     ppo: PPO = Field(default_factory=PPO, description="settings of the algorithm ppo")
@@ -296,6 +323,10 @@ class Evaluate:
     sampling: Sampling = Field(default_factory=Sampling, description="the same for both models")
     best_of: int = Field(64, ge=2, description="n of best-of-n by gold, the yardstick (testbed only)")
     best_of_prompts: int = Field(128, ge=1, description="prompts on which best-of-n is measured")
+    capability: Files | None = Field(
+        None,
+        description="questions with an `answer` beside them, asked before and after: a file, or several of one format",
+    )
 
 
 @record
@@ -348,8 +379,11 @@ def checked(recipe: Recipe) -> Recipe:
         _something_to_compare(recipe.align)
         for source in recipe.align.sources:
             _gold_knows(source.where, source.places[0], recipe.align.files)
+        _gold_knows("align.watch.judge", recipe.align.watch.judge, recipe.align.files)
         written_out = tuple(source.table() for source in recipe.align.sources) if recipe.align.rewards else ()
         recipe = replace(recipe, align=replace(recipe.align, rewards=written_out))
+    if recipe.reward is not None:
+        _heads_have_work(recipe.reward)
     if recipe.evaluate is not None:
         _gold_knows("evaluate.judge", recipe.evaluate.judge, recipe.evaluate.prompts)
     return recipe
@@ -361,11 +395,14 @@ def located(table: dict[str, Any], directory: Path) -> dict[str, Any]:
         part = table.get(section)
         for key, words in keys.items():
             if isinstance(part, dict) and key in part and part[key] not in words:
-                part[key] = _beside(part[key], directory, file_wanted=key in ("data", "heldout", "prompts"))
+                part[key] = _beside(part[key], directory, file_wanted=key in DATA)
     align = table.get("align")
     mix = align.get("mix") if isinstance(align, dict) else None
     if isinstance(mix, dict) and mix.get("data", MIXED) != MIXED:
         mix["data"] = _beside(mix["data"], directory, file_wanted=True)
+    watch = align.get("watch") if isinstance(align, dict) else None
+    if isinstance(watch, dict) and watch.get("judge", "auto") not in WATCHERS:
+        watch["judge"] = _beside(watch["judge"], directory, file_wanted=False)
     for term in align.get("rewards", ()) if isinstance(align, dict) else ():
         if isinstance(term, dict) and "source" in term and term["source"] not in WORDS:
             term["source"] = _beside(term["source"], directory, file_wanted=False)
@@ -384,6 +421,9 @@ def _beside(value: Any, directory: Path, file_wanted: bool) -> Any:
     return str(directory / value) if beside else value
 
 
+# The settings that name data files.
+DATA = ("data", "heldout", "prompts", "capability")
+
 # The settings that may name a path, and the words that each of them takes for something else.
 PATHS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "model": {"path": (TESTBED,)},
@@ -396,7 +436,7 @@ PATHS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "reference": ("sft", "start"),
         "algorithm": tuple(METHODS),
     },
-    "evaluate": {"prompts": (TESTBED,)},
+    "evaluate": {"prompts": (TESTBED,), "capability": ()},
 }
 
 
@@ -456,6 +496,12 @@ def _nothing_idle(align: Align) -> None:
             "learnt beside the reward in the updates of that loop alone. Remove it, or name one of "
             f"{', '.join(ALGORITHMS)}."
         )
+    if align.watch != Watch():
+        raise RecipeError(
+            f'[align.watch] was given with algorithm = "{align.algorithm}", which is not on the online loop. Looks are '
+            "taken between that loop's iterations, and nowhere else. Remove it, or name one of "
+            f"{', '.join(ALGORITHMS)}."
+        )
     given, default = resolve(align.loop), resolve(Online())
     idle = [name for name, value in given.items() if name not in ANSWERING and value != default[name]]
     if idle:
@@ -463,6 +509,29 @@ def _nothing_idle(align: Align) -> None:
             f'align.{idle[0]} = {given[idle[0]]} was given with algorithm = "{align.algorithm}", which is not on the '
             f"online loop and takes of its settings only {', '.join(ANSWERING)}. Its own stand in "
             f"[align.{align.algorithm}]. Set it there, or remove it."
+        )
+
+
+def _heads_have_work(reward: Reward) -> None:
+    if reward.heads > 1 and reward.objective != "pairs":
+        raise RecipeError(
+            f'reward.heads = {reward.heads} was given with objective = "{reward.objective}". An ensemble on one trunk '
+            'learns from folds of pairs. Set objective = "pairs", or train reward models apart and name them in a list.'
+        )
+    if (reward.objective == "regression") != bool(reward.attributes):
+        raise RecipeError(
+            f'reward.objective = "{reward.objective}" was given with attributes = {list(reward.attributes)}. '
+            "Regression, and nothing else, learns scores by name. Give the names that stand in the data, such as "
+            'attributes = ["helpfulness", "honesty"], or take another objective.'
+        )
+    if len(set(reward.attributes)) < len(reward.attributes):
+        raise RecipeError(
+            f"reward.attributes = {list(reward.attributes)} names one twice. Each has one score. Name each once."
+        )
+    if reward.objective == "regression" and reward.data == TESTBED:
+        raise RecipeError(
+            'reward.objective = "regression" was given with data = "testbed", whose annotators compare and do not '
+            "rate. Give a file of ratings, or take another objective."
         )
 
 

@@ -26,7 +26,7 @@ def test_an_algorithm_of_ones_own_aligns(finished, tmp_path, palate_command):
         max_new_tokens = 8
         """
     )
-    result = palate_command("align", recipe, "--runs", tmp_path / "runs")
+    result = palate_command("align", recipe, "--runs", tmp_path / "runs", "--force")
     assert result.code == 0, result.err
     rows = [json.loads(line) for line in (tmp_path / "runs/own/align/metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3

@@ -37,15 +37,24 @@ Settings = Annotated[
 ]
 Root = Annotated[Path, typer.Option("--runs", help="Where run directories stand.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Moves an existing run of this name aside and begins anew.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Goes on past a stage whose verdict is stop; the report will say so.")
+]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Prints plan, memory and time, and does nothing.")]
 
 
 @app.command()
-def demo(settings: Settings = None, runs: Root = Path("runs"), fresh: Fresh = False, dry_run: Dry = False) -> None:
+def demo(
+    settings: Settings = None,
+    runs: Root = Path("runs"),
+    fresh: Fresh = False,
+    force: Force = False,
+    dry_run: Dry = False,
+) -> None:
     """Align the embedded model on the embedded world, in minutes, offline."""
     from palate.recipe import demo_recipe
 
-    _execute(demo_recipe(settings or ()), runs, fresh, dry_run)
+    _execute(demo_recipe(settings or ()), runs, fresh, force, dry_run)
 
 
 @app.command()
@@ -54,10 +63,11 @@ def run(
     settings: Settings = None,
     runs: Root = Path("runs"),
     fresh: Fresh = False,
+    force: Force = False,
     dry_run: Dry = False,
 ) -> None:
     """Do every stage of a recipe that is not done yet."""
-    _execute(_recipe(recipe, settings), runs, fresh, dry_run)
+    _execute(_recipe(recipe, settings), runs, fresh, force, dry_run)
 
 
 @app.command()
@@ -66,10 +76,11 @@ def sft(
     settings: Settings = None,
     runs: Root = Path("runs"),
     fresh: Fresh = False,
+    force: Force = False,
     dry_run: Dry = False,
 ) -> None:
     """Do the supervised fine-tuning of a recipe alone."""
-    _execute(_recipe(recipe, settings), runs, fresh, dry_run, "sft")
+    _execute(_recipe(recipe, settings), runs, fresh, force, dry_run, "sft")
 
 
 @app.command()
@@ -78,10 +89,11 @@ def reward(
     settings: Settings = None,
     runs: Root = Path("runs"),
     fresh: Fresh = False,
+    force: Force = False,
     dry_run: Dry = False,
 ) -> None:
     """Train the reward model of a recipe alone."""
-    _execute(_recipe(recipe, settings), runs, fresh, dry_run, "reward")
+    _execute(_recipe(recipe, settings), runs, fresh, force, dry_run, "reward")
 
 
 @app.command()
@@ -90,10 +102,11 @@ def align(
     settings: Settings = None,
     runs: Root = Path("runs"),
     fresh: Fresh = False,
+    force: Force = False,
     dry_run: Dry = False,
 ) -> None:
     """Do the alignment of a recipe alone."""
-    _execute(_recipe(recipe, settings), runs, fresh, dry_run, "align")
+    _execute(_recipe(recipe, settings), runs, fresh, force, dry_run, "align")
 
 
 @app.command()
@@ -102,10 +115,11 @@ def evaluate(
     settings: Settings = None,
     runs: Root = Path("runs"),
     fresh: Fresh = False,
+    force: Force = False,
     dry_run: Dry = False,
 ) -> None:
     """Do the evaluation of a recipe alone."""
-    _execute(_recipe(recipe, settings), runs, fresh, dry_run, "evaluate")
+    _execute(_recipe(recipe, settings), runs, fresh, force, dry_run, "evaluate")
 
 
 @app.command()
@@ -127,10 +141,7 @@ def compare(
     """Compare methods from one SFT model: score against KL, win rate, cost."""
     if equal not in ("samples", "time"):
         raise typer.BadParameter(f"--equal is samples or time; {equal!r} was given.")
-    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
-        raise typer.BadParameter(
-            f"--seeds takes whole numbers with commas between, such as 0,1,2; {seeds!r} was given."
-        )
+    chosen = _seeds(seeds)
     from palate.recipe import demo_recipe
     from palate.stages.compare import compare as contest
 
@@ -139,7 +150,7 @@ def compare(
         lambda **watched: contest(
             whole,
             methods=[method.strip() for method in methods.split(",")],
-            seeds=[int(seed) for seed in seeds.split(",")],
+            seeds=chosen,
             equal="time" if equal == "time" else "samples",
             completions=completions,
             root=runs,
@@ -151,11 +162,68 @@ def compare(
 
 
 @app.command()
+def lab(
+    name: Annotated[str | None, typer.Argument(help="An experiment; all are listed unless given.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0",
+    bias: Annotated[
+        str | None,
+        typer.Option(help="What annotators of `hacking` like besides gold: length (unless given), format, sycophancy."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Goes through every part in seconds; the numbers mean nothing.")
+    ] = False,
+    runs: Root = Path("runs"),
+) -> None:
+    """Do an experiment on the embedded world, and write its page."""
+    from palate.stages.lab import EXPERIMENTS, conduct, experiment_of
+
+    if name is None:
+        for known in EXPERIMENTS:
+            print(f"{known:<18} {experiment_of(known).question}")
+        print("\nNext: palate lab NAME")
+        return
+    experiment, chosen = experiment_of(name, bias), _seeds(seeds)
+    options = f"{f' --bias {bias}' if bias else ''} --seeds {','.join(map(str, chosen))}{' --quick' if quick else ''}"
+    page = _heard(
+        lambda **watched: conduct(
+            experiment, seeds=chosen, quick=quick, command=f"palate lab {name}{options}", root=runs, **watched
+        )
+    )
+    print(f"Written: {page} and {page.with_suffix('.json')}")
+    print(f"Next: open {page}")
+
+
+def _seeds(text: str) -> list[int]:
+    """Whole numbers with commas between."""
+    if not all(seed.strip().isdigit() for seed in text.split(",")):
+        raise typer.BadParameter(f"--seeds takes whole numbers with commas between, such as 0,1,2; {text!r} was given.")
+    return [int(seed) for seed in text.split(",")]
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]) -> None:
     """Write a run's report anew."""
     from palate.report import write
 
     print(write(run))
+
+
+@app.command()
+def doctor(
+    run: Annotated[Path, typer.Argument(help="A run directory, finished, stopped or failed.", show_default=False)],
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="One JSON object a diagnosis, the likeliest first, in place of words.")
+    ] = False,
+) -> None:
+    """Say which stage of a run is the likeliest cause of what went wrong, on what evidence, and what to change."""
+    from dataclasses import asdict
+
+    from palate.engine.files import encode_json
+    from palate.stages.doctor import examine, told
+
+    diagnoses = examine(run)
+    for line in map(encode_json, map(asdict, diagnoses)) if json_lines else told(run, diagnoses):
+        print(line)
 
 
 @app.command()
@@ -255,21 +323,57 @@ def score(
 def winrate(
     before: Annotated[str, typer.Argument(help="A model directory or hub name.", show_default=False)],
     after: Annotated[str, typer.Argument(help="Another.", show_default=False)],
-    judge: Annotated[str, typer.Option(help="A reward-model directory.", show_default=False)],
-    prompts: Annotated[Path, typer.Option(help="A file of prompts.", show_default=False)],
+    judge: Annotated[str, typer.Option(help="A reward-model directory, or gold.", show_default=False)],
+    prompts: Annotated[str, typer.Option(help="A file of prompts, or testbed.", show_default=False)],
+    samples: Annotated[int, typer.Option(min=1, help="Answers a prompt.")] = 1,
     max_new_tokens: Length = 64,
     temperature: Temperature = 1.0,
     seed: Seed = 0,
 ) -> None:
-    """Say how often a reward model prefers the second model's answers."""
+    """Say how often a judge prefers the second model's answers, also at equal length, with intervals."""
     from palate.engine.generation import Sampling
     from palate.stages import tools
 
-    sampling = Sampling(temperature=temperature)
     result = tools.winrate(
-        before, after, judge=judge, prompts=prompts, sampling=sampling, length=max_new_tokens, seed=seed
+        before,
+        after,
+        judge=judge,
+        prompts=prompts,
+        samples=samples,
+        sampling=Sampling(temperature=temperature),
+        length=max_new_tokens,
+        seed=seed,
     )
     print(next(tools.json_lines(iter([result]))))
+
+
+@app.command()
+def probe(
+    model: Annotated[str, typer.Argument(help="A reward-model directory.", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Option("--input", help="Pairs, or demonstrations; the testbed's pairs unless given.")
+    ] = None,
+    ensemble: Annotated[
+        list[str] | None, typer.Option(help="Another reward model, to see how far they agree; may be repeated.")
+    ] = None,
+    on_bad: Annotated[str, typer.Option(help="What a bad row does: stop, or skip.")] = "stop",
+    out: Annotated[Path | None, typer.Option(help="A file for the whole report as JSON.", callback=_writable)] = None,
+) -> None:
+    """Say what a reward model is worth: accuracy, calibration, habits, and edits that fool it."""
+    if on_bad not in ("stop", "skip"):
+        raise typer.BadParameter(f"--on-bad is stop or skip; {on_bad!r} was given.")
+    from rich.console import Console
+
+    from palate.stages import probing
+
+    report, said = probing.probe(model, file, ensemble=ensemble or (), on_bad="skip" if on_bad == "skip" else "stop")
+    console = Console(soft_wrap=True)
+    for sentence in said:
+        console.print(sentence, highlight=False, markup=False)
+    console.print(probing.render(report))
+    if out is not None:
+        probing.write(report, out)
+        print(f"Written: {out}")
 
 
 @world.command()
@@ -324,7 +428,7 @@ def _recipe(path: Path, settings: list[str] | None) -> Recipe:
     return load_recipe(path, settings or ())
 
 
-def _execute(recipe: Recipe, runs: Path, fresh: bool, dry_run: bool, only: str | None = None) -> None:
+def _execute(recipe: Recipe, runs: Path, fresh: bool, force: bool, dry_run: bool, only: str | None = None) -> None:
     from rich.console import Console
 
     from palate.stages.closing import closing_words
@@ -335,7 +439,9 @@ def _execute(recipe: Recipe, runs: Path, fresh: bool, dry_run: bool, only: str |
     if dry_run:
         console.print(estimate(recipe, only))
         return
-    place = _heard(lambda **watched: execute(recipe, root=runs, command=sys.argv, fresh=fresh, only=only, **watched))
+    place = _heard(
+        lambda **watched: execute(recipe, root=runs, command=sys.argv, fresh=fresh, force=force, only=only, **watched)
+    )
     console.print(closing_words(place))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from palate.data.rows import Kind, Record
-from palate.records import Demonstration, Feedback, PreferencePair, Prompt, Ranking
+from palate.records import Demonstration, Feedback, Message, PreferencePair, Prompt, Ranking, Rating
 
 Rejected = Literal["random", "worst"]
 
@@ -73,6 +73,23 @@ def _compared(record: PreferencePair | Ranking, kind: Kind, rejected: Rejected) 
     if kind == "feedback":
         return [Feedback(pair.prompt, pair.chosen, True), Feedback(pair.prompt, pair.rejected, False)]
     return [pair]
+
+
+def ranked(ratings: Sequence[Rating], attributes: Sequence[str]) -> list[Ranking]:
+    """One ranking for each prompt with several rated replies, by the mean over `attributes`; replies that lack one of
+    them are left out."""
+    rated: dict[tuple[Message, ...], dict[str, tuple[Rating, float]]] = {}
+    for rating in ratings:
+        if all(name in rating.scores for name in attributes):
+            mean = sum(rating.scores[name] for name in attributes) / len(attributes)
+            rated.setdefault(rating.prompt.messages, {})[rating.completion] = rating, mean
+    rankings = []
+    for replies in rated.values():
+        if len(replies) > 1:
+            steps = sorted({mean for _, mean in replies.values()}, reverse=True)
+            ranks = tuple(steps.index(mean) for _, mean in replies.values())
+            rankings.append(Ranking(next(iter(replies.values()))[0].prompt, tuple(replies), ranks))
+    return rankings
 
 
 def _two_ranked(pair: PreferencePair) -> Ranking:

@@ -1,14 +1,19 @@
-"""Before against after: one outcome a prompt, a win rate with its interval, and the same by group."""
+"""Before against after: the outcomes of comparisons, a win rate with its intervals, and the same by group."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
+from palate.evaluation.resampling import bootstrap_interval
 from palate.ops import wilson_interval
 
 Outcome = Literal["win", "tie", "loss"]
+
+# What an outcome is worth in a win rate.
+POINTS: Mapping[Outcome, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +50,36 @@ def compare(before: float, after: float) -> Outcome:
     return "tie" if after == before else "loss"
 
 
-def win_rate(outcomes: Iterable[Outcome]) -> WinRate:
-    """The share of wins with ties as half of one; Wilson (1927) on that sum, which ties make too wide rather than too
-    narrow. Raises ValueError when there is no outcome."""
+def win_rate(outcomes: Iterable[Outcome], prompts: Sequence[Hashable] | None = None) -> WinRate:
+    """The share of wins with ties as half of one, and Wilson's (1927) interval of it.
+
+    Where `prompts` names the prompt of each outcome, those of one prompt are averaged first, and prompts are counted;
+    such averages vary less than single outcomes, so Wilson's interval is then, if anything, too wide. Exchanging the
+    two sides gives 1 − the estimate: a judge that scores single answers has no first place to prefer. Raises ValueError
+    when there is no outcome.
+    """
     counted = list(outcomes)
     if not counted:
         raise ValueError("A win rate needs at least one comparison, and none was given.")
     wins, ties = counted.count("win"), counted.count("tie")
-    points = wins + 0.5 * ties
-    low, high = wilson_interval(points, len(counted))
-    return WinRate(points / len(counted), low, high, wins, ties, len(counted) - wins - ties)
+    means = _by_prompt(counted, prompts)
+    single = len(means) == len(counted)
+    low, high = wilson_interval(sum(means), len(means), ties=ties if single else 0)
+    return WinRate(fmean(means), low, high, wins, ties, len(counted) - wins - ties)
+
+
+def win_rate_bootstrap(outcomes: Iterable[Outcome], prompts: Sequence[Hashable] | None = None) -> tuple[float, float]:
+    """The 95 % bootstrap interval (low, high) of the same share, over prompts."""
+    means = _by_prompt(list(outcomes), prompts)
+    return bootstrap_interval(means, range(len(means)))
+
+
+def _by_prompt(outcomes: Sequence[Outcome], prompts: Sequence[Hashable] | None) -> list[float]:
+    """The mean points of each prompt."""
+    gathered: dict[Hashable, list[float]] = {}
+    for prompt, outcome in zip(range(len(outcomes)) if prompts is None else prompts, outcomes, strict=True):
+        gathered.setdefault(prompt, []).append(POINTS[outcome])
+    return [fmean(points) for points in gathered.values()]
 
 
 def by_group(comparisons: Sequence[Comparison]) -> list[dict[str, float | int | str]]:

@@ -27,12 +27,11 @@ class Accuracy:
 
 def preference_accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> Accuracy:
     """How often the chosen side got the higher number."""
-    points = sum(
-        1.0 if ahead > behind else 0.5 if ahead == behind else 0.0
-        for ahead, behind in zip(chosen, rejected, strict=True)
-    )
-    low, high = wilson_interval(points, len(chosen))
-    return Accuracy(points / max(len(chosen), 1), low, high, len(chosen))
+    sides = list(zip(chosen, rejected, strict=True))
+    ties = sum(ahead == behind for ahead, behind in sides)
+    points = sum(ahead > behind for ahead, behind in sides) + ties / 2
+    low, high = wilson_interval(points, len(sides), ties=ties)
+    return Accuracy(points / max(len(sides), 1), low, high, len(sides))
 
 
 def likeliest_gain(chosen: Sequence[float], rejected: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page, a pure function of a run directory.
 
-`reading` turns the directory into frozen records, `findings` decides what may honestly be said of them,
-`charts` draws, `page` sets the page.
+`reading` turns the directory into frozen records, `findings` decides what may honestly be said of them, `content`
+gathers all of it in one record, which is `report.json`; `page` sets that record as HTML and `card` as a model card.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from palate.engine.files import write_atomic
+from palate.report.card import card
 from palate.report.comparison import write as write_comparison
-from palate.report.findings import samples
+from palate.report.content import report_of, to_json
+from palate.report.findings import chosen
 from palate.report.page import render
 from palate.report.reading import Comparison, read
 
@@ -22,19 +24,28 @@ def build(run_directory: str | Path) -> str:
 
     Stages that are missing are said to be missing. Raises `RunDirectoryError` where there is no `run.json`.
     """
-    return render(read(Path(run_directory)))
+    return render(report_of(read(Path(run_directory))))
 
 
 def chosen_samples(run_directory: str | Path) -> tuple[Comparison, ...]:
-    """The five comparisons that the report shows: from win to loss, never without a loss that exists.
+    """Five of the comparisons that the report shows: the clearest win, two at random, the two clearest losses.
 
     Empty where nothing was compared. Raises `RunDirectoryError` where there is no `run.json`.
     """
-    return samples(read(Path(run_directory)).comparisons)
+    return tuple(one for _, one in chosen(read(Path(run_directory)).comparisons))
 
 
 def write(run_directory: str | Path) -> Path:
-    """Writes `report.html` into the run directory, all or nothing, and says where it is."""
-    path = Path(run_directory) / "report.html"
-    write_atomic(path, build(run_directory).encode())
+    """Writes `report.html`, `report.json` and the aligned model's card, each all or nothing; returns the page.
+
+    Raises `RunDirectoryError` where there is no `run.json`.
+    """
+    directory = Path(run_directory)
+    report = report_of(read(directory))
+    aligned, model = report.manifest.stages.get("align"), directory / "align" / "model"
+    if aligned is not None and aligned.status == "done" and model.is_dir():
+        write_atomic(model / "README.md", card(report).encode())
+    write_atomic(directory / "report.json", to_json(report))
+    path = directory / "report.html"
+    write_atomic(path, render(report).encode())
     return path

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from palate.evaluation import Peak
+from palate.evaluation.calibration import Bin
 from palate.report.findings import smoothed
 from palate.report.reading import Series, WinRate
 from palate.report.words import escaped, number, percent, percent_range
@@ -50,6 +52,16 @@ class Interval:
     estimate: float
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """What one judge gave over the KL: points, their standard errors where known, and the curve fitted to them."""
+
+    label: str
+    points: Series
+    error: tuple[float, ...] = ()
+    fit: Series | None = None
 
 
 @_house_style
@@ -92,12 +104,75 @@ def training_curve(name: str, description: str, series: Series) -> str:
 
 
 @_house_style
-def score_over_kl(name: str, description: str, kl: Series, score: Series) -> str:
-    """Each iteration as a dot at its KL and its score, the later the stronger, so that a turn shows."""
-    figure, axes = _axes(4.4, 2.1)
-    shades = [to_rgba(ACCENT, 0.2 + 0.8 * i / len(kl.y)) for i in range(len(kl.y))]
-    axes.scatter(kl.y, score.y, s=9, c=shades, linewidths=0)
-    axes.set_xlabel("KL from the SFT model, nats")
+def over_kl(
+    name: str,
+    description: str,
+    tracks: Sequence[Track],
+    *,
+    peak: Peak | None = None,
+    kept: float | None = None,
+) -> str:
+    """Scores over the KL, one panel a judge on a common axis that is linear in √KL, as Gao et al. draw it (2210.10760).
+
+    Each look is a dot with ± one standard error, the fit a line; `peak` is in √KL, `kept` the KL of the model kept.
+    """
+    height = 1.75 * len(tracks) + 0.5
+    figure = Figure(figsize=(4.8, height))
+    grid = figure.subplots(len(tracks), 1, squeeze=False, sharex=True).ravel()
+    figure.subplots_adjust(0.1, 0.45 / height, 0.97, 1 - 0.28 / height, 0, 0.3)
+    # A policy that did not move has an axis too.
+    furthest = max(0.01, *(x for track in tracks for x in track.points.x))
+    for axes, track in zip(grid, tracks, strict=True):
+        _plain(axes)
+        axes.set_xscale("function", functions=(_root, np.square))
+        if peak is not None:
+            _mark_peak(axes, peak, furthest)
+        if kept is not None:
+            axes.axvline(kept, color=ACCENT, linewidth=1, dashes=(4, 3))
+        x, y = track.points.x, track.points.y
+        if track.error:
+            low, high = (np.add(y, sign * np.array(track.error)) for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=ACCENT, alpha=0.14, linewidth=0)
+        axes.plot(x, y, "o", color=INK if track.fit is not None else ACCENT, markersize=3.2)
+        if track.fit is not None:
+            axes.plot(track.fit.x, track.fit.y, color=ACCENT, linewidth=1.8)
+        axes.set_title(track.label, loc="left", fontsize=9, color=INK, pad=5)
+        axes.set_xlim(0, furthest * 1.03)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    if peak is not None and peak.distance**2 <= furthest:
+        at = peak.distance**2
+        _note(grid[-1], f"peak {number(at)}", (at, 0), ("data", "axes fraction"), (3, 15), "left", MUTED)
+    if kept is not None:
+        _note(grid[-1], "kept", (kept, 0), ("data", "axes fraction"), (3, 4), "left", ACCENT)
+    grid[-1].set_xlabel("KL from the SFT model, nats (axis in √KL)")
+    return _svg(figure, name, description)
+
+
+@_house_style
+def reliability(name: str, description: str, before: Sequence[Bin], after: Sequence[Bin]) -> str:
+    """How often the preferred side won where so much was promised; a judge to be trusted lies on the diagonal."""
+    figure = Figure(figsize=(4.2, 3.1))
+    axes = figure.add_axes((0.12, 0.15, 0.84, 0.8))
+    _plain(axes)
+    least = min([0.5, *(value for one in (*before, *after) for value in (one.predicted, one.low))])
+    axes.plot([least, 1], [least, 1], color=MUTED, linewidth=1, dashes=(4, 3))
+    axes.plot(
+        [one.predicted for one in before],
+        [one.observed for one in before],
+        "o-",
+        color=MUTED,
+        linewidth=1,
+        markersize=4,
+        markerfacecolor=PAPER,
+        label="before",
+    )
+    x, y = [one.predicted for one in after], [one.observed for one in after]
+    error = [[one.observed - one.low for one in after], [one.high - one.observed for one in after]]
+    axes.errorbar(x, y, yerr=error, fmt="o-", color=ACCENT, linewidth=1.6, markersize=4, elinewidth=1.2, label="after")
+    axes.set_xlabel("promised probability")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_major_formatter(lambda share, _: f"{100 * share:.0f}%")
     return _svg(figure, name, description)
 
 
@@ -152,8 +227,17 @@ def outcomes(name: str, description: str, rate: WinRate) -> str:
 
 
 @_house_style
-def panels(name: str, description: str, curves: Mapping[str, Series], judge: str) -> str:
-    """A panel for each curve of `judge` over the KL, in front of all the others, on one scale."""
+def panels(
+    name: str,
+    description: str,
+    curves: Mapping[str, Series],
+    measure: str,
+    *,
+    along: str = "KL from the SFT model, nats",
+    points: Mapping[str, Series] | None = None,
+) -> str:
+    """A panel for each curve of a measure, in front of all the others, on one scale; with `points`, what was measured
+    of a fitted curve."""
     columns = 4
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(9.2, 0.35 + 1.75 * rows))
@@ -165,29 +249,47 @@ def panels(name: str, description: str, curves: Mapping[str, Series], judge: str
         for other in curves.values():
             axes.plot(other.x, other.y, color=SOFT, linewidth=0.7)
         axes.plot(own.x, own.y, color=ACCENT, linewidth=1.8)
-        axes.plot(own.x[-1:], own.y[-1:], "o", color=ACCENT, markersize=4)
+        if points is None:
+            axes.plot(own.x[-1:], own.y[-1:], "o", color=ACCENT, markersize=4)
+        else:
+            axes.plot(points[title].x, points[title].y, "o", color=INK, markersize=2.6)
         axes.set_title(title, loc="left", fontsize=9, color=INK, pad=4)
-        axes.grid(axis="y", color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="both", length=0, pad=3)
+        _plain(axes)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-    figure.text(0.06, 0.04 / figure.get_figheight(), f"{judge} over KL from the SFT model, nats", color=MUTED)
+    figure.text(0.06, 0.04 / figure.get_figheight(), f"{measure} over {along}", color=MUTED)
     return _svg(figure, name, description)
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.1, 0.19, 0.79, 0.76))
+    _plain(axes)
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
+    """Horizontal lines and numbers, no box."""
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="both", length=0, pad=4)
-    axes.margins(x=0.01)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    return figure, axes
+
+
+def _root(kl: np.ndarray) -> np.ndarray:
+    """√KL, where rounding and margins may have put the KL a little below 0."""
+    return np.sqrt(np.maximum(kl, 0.0))
+
+
+def _mark_peak(axes: Axes, peak: Peak, furthest: float) -> None:
+    """The peak as a line with its interval as a band, as far as the axis goes."""
+    end = furthest if peak.high is None else min(peak.high**2, furthest)
+    if peak.low**2 < end:
+        axes.axvspan(peak.low**2, end, color=SOFT, alpha=0.35, linewidth=0)
+    if peak.distance**2 <= furthest:
+        axes.axvline(peak.distance**2, color=MUTED, linewidth=1)
 
 
 def _last_value(axes: Axes, series: Series) -> None:

@@ -44,6 +44,21 @@ def absent(sentence: str) -> str:
     return f'<p class="absent">{escaped(sentence)}</p>'
 
 
+def mark(level: str, word: str) -> str:
+    """A word with the sign of a level, pass, warn or stop, before it."""
+    return f'<span class="mark {level}">{escaped(word)}</span>'
+
+
+def with_interval(value: str, interval: str) -> str:
+    """A figure and its interval in brackets behind it."""
+    return f'{value} <span class="interval">({interval})</span>'
+
+
+def under(words: str) -> str:
+    """A line of lesser weight beneath a cell's content; nothing where there is nothing to say."""
+    return f'<span class="under">{escaped(words)}</span>' if words else ""
+
+
 def figure(title: str, caption: str, chart: str) -> str:
     """A chart under its title and caption."""
     return f"<figure><figcaption><b>{escaped(title)}</b>{escaped(caption)}</figcaption>{chart}</figure>"
@@ -52,20 +67,23 @@ def figure(title: str, caption: str, chart: str) -> str:
 def table(name: str, header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int) -> str:
     """A table that scrolls sideways if it must; the first column names rows, the last `numbers` are numbers.
 
-    `name` is the CSS class and, for screen readers, the name of the region.
+    In a row of fewer cells than the header the second spans what is lacking. `name` is the CSS class and, for screen
+    readers, the name of the region.
     """
 
-    def row(values: Sequence[str], opening: Sequence[str], closing: Sequence[str]) -> str:
-        cells = (
-            f"<{tag}{' class=number' if column >= len(header) - numbers else ''}>{value}</{end}>"
-            for column, (tag, value, end) in enumerate(zip(opening, values, closing, strict=True))
-        )
-        return f"<tr>{''.join(cells)}</tr>"
+    def cell(column: int, value: str, tag: str, scope: str = "", span: int = 1) -> str:
+        number = " class=number" if column >= len(header) - numbers else ""
+        return f"<{tag}{scope}{number}{f' colspan={span}' if span > 1 else ''}>{value}</{tag}>"
 
-    rest = len(header) - 1
-    head = row(header, ['th scope="col"'] * (rest + 1), ["th"] * (rest + 1))
-    body = "".join(row(values, ['th scope="row"', *["td"] * rest], ["th", *["td"] * rest]) for values in rows)
+    def row(values: Sequence[str]) -> str:
+        lacking = len(header) - len(values)
+        cells = [cell(0, values[0], "th", ' scope="row"')]
+        for column, value in enumerate(values[1:], start=1):
+            cells.append(cell(column, value, "td", span=1 + lacking if column == 1 else 1))
+        return f"<tr{' class=over' if lacking else ''}>{''.join(cells)}</tr>"
+
+    head = "".join(cell(column, value, "th", ' scope="col"') for column, value in enumerate(header))
     return (
         f'<div class="scroll" role="region" aria-label="{name}" tabindex="0"><table class="{name}">'
-        f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(map(row, rows))}</tbody></table></div>"
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from palate.report.reading import Comparison, Results, Run, Series
-from palate.report.words import change, length_change, number, percent, percent_range
+from palate.evaluation import Level
+from palate.report.reading import Comparison, Named, Results, Run, Series, Stage
+from palate.report.words import change, length_change, number, percent, percent_range, sentence, spoken
 
 GAIN_LOST = 0.25  # share of the best gain that must be given back before we speak of over-optimisation
 LENGTH_NOTABLE = 0.1  # relative growth of length that a reader must be told of
+FLAGGED = 2  # samples shown of each monitor that alarms
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,47 @@ class Figure:
     note: str
 
 
+# Judges that look on during alignment, by the metric that they are logged under.
+JUDGES = {"score/gold": "gold", "score/heldout": "held-out"}
+
+Kind = Literal["best", "random", "worst", "flagged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A completion that the page shows, why, and what it is compared with where it is; scores are the judge's."""
+
+    kind: Kind
+    prompt: str
+    after: str
+    before: str | None = None
+    score_before: float | None = None
+    score_after: float | None = None
+    outcome: str = ""
+    group: str = ""
+    monitors: tuple[str, ...] = ()
+
+
 def finding(run: Run) -> Finding:
     """The verdict: first what went wrong, then what is missing, and only then who won."""
+    found = _ended(run)
+    if found is None and run.results is None:
+        done = ", ".join(name for name in run.manifest.stages) or "none"
+        grounds = f"Stages done: {done}. Nothing can be said about the aligned model before it is evaluated."
+        found = Finding("open", "There is no verdict yet: this run has not been evaluated.", (grounds,))
+    if found is None and run.results is not None:
+        found = _judged(run, run.results)
+    assert found is not None
+    return _forced(run, found)
+
+
+def _ended(run: Run) -> Finding | None:
+    """What is to be said first of a run that did not reach its end."""
     stages = run.manifest.stages
     for name, stage in stages.items():
+        if stopping(name, stage) and not stage.forced:
+            headline = f"The run was stopped: the stage “{name}” did not pass its gate."
+            return Finding("bad", headline, tuple(_stop_grounds(stage)))
         if stage.status in ("failed", "stopped"):
             verb = "failed" if stage.status == "failed" else "was interrupted"
             grounds = stage.reason or "The run directory does not say why."
@@ -44,11 +84,42 @@ def finding(run: Run) -> Finding:
         grounds = "What follows is what has been written so far."
         headline = f"The run is not finished: the stage “{running[0]}” has begun and not ended."
         return Finding("open", headline, (grounds,))
-    if run.results is None:
-        done = ", ".join(name for name in stages) or "none"
-        grounds = f"Stages done: {done}. Nothing can be said about the aligned model before it is evaluated."
-        return Finding("open", "There is no verdict yet: this run has not been evaluated.", (grounds,))
-    return _judged(run, run.results)
+    return None
+
+
+def stopping(name: str, stage: Stage) -> bool:
+    """Whether a stage's gate says stop to what follows it; after the evaluation nothing does."""
+    return name != "evaluate" and stage.verdict is not None and stage.verdict.level == "stop"
+
+
+def _stop_grounds(stage: Stage) -> Iterator[str]:
+    """Why a gate said stop, and what to do; from its checks, or else from its reasons."""
+    assert stage.verdict is not None
+    stops = [check for check in stage.verdict.checks if check.level == "stop"]
+    yield from (f"{check.reason} {check.advice}".strip() for check in stops)
+    if not stops:
+        yield from stage.verdict.reasons or ("The run directory does not say why.",)
+
+
+def _forced(run: Run, found: Finding) -> Finding:
+    """The finding of a run that was forced past a gate says so before anything else."""
+    names = [name for name, stage in run.manifest.stages.items() if stopping(name, stage) and stage.forced]
+    if not names:
+        return found
+    named = " and ".join(f"“{name}”" for name in names)
+    headline = f"Forced: {named} did not pass {'its gate' if len(names) == 1 else 'their gates'}, and the run went on."
+    why = [sentence for name in names for sentence in _stop_grounds(run.manifest.stages[name])]
+    return Finding("bad", headline, (*why, f"What came of it: {found.headline}", *found.grounds))
+
+
+def worst_gate(run: Run) -> tuple[Level | None, tuple[str, ...]]:
+    """The gravest level that any gate gave, and the stages that gave it; None where no stage has a verdict."""
+    levels = {name: stage.verdict.level for name, stage in run.manifest.stages.items() if stage.verdict is not None}
+    order: tuple[Level, ...] = ("stop", "warn", "pass")
+    for gravest in order:
+        if gravest in levels.values():
+            return gravest, tuple(name for name, level in levels.items() if level == gravest)
+    return None, ()
 
 
 def judge_name(results: Results) -> str:
@@ -97,14 +168,32 @@ def _kl(run: Run) -> float | None:
 
 def figures(run: Run) -> tuple[Figure, ...]:
     """The four headline figures; one that the run does not have is said to be absent."""
-    return (_win_figure(run), _score_figure(run), _kl_figure(run), _accuracy_figure(run))
+    return (_gate_figure(run), _win_figure(run), _score_figure(run), _accuracy_figure(run))
+
+
+def _gate_figure(run: Run) -> Figure:
+    level, names = worst_gate(run)
+    if level is None:
+        return Figure("Gates", "—", "no stage is done")
+    checks = [
+        check for stage in run.manifest.stages.values() if stage.verdict is not None for check in stage.verdict.checks
+    ]
+    held = sum(check.level == "pass" for check in checks)
+    counted = f"{held} of {len(checks)} checks passed" if checks else ""
+    if level == "pass":
+        return Figure("Gates", "all passed", counted or f"{len(names)} stages")
+    words = f"{', '.join(names)}: {'a warning' if level == 'warn' else 'stop'}"
+    return Figure("Gates", "warned" if level == "warn" else "stopped", f"{words}; {counted}" if counted else words)
 
 
 def _win_figure(run: Run) -> Figure:
     if run.results is None:
         return Figure("Win rate over SFT", "—", "not evaluated")
-    rate = run.results.win_rate
-    return Figure("Win rate over SFT", percent(rate.estimate), f"95% interval {percent_range(rate.low, rate.high)}")
+    rate, controlled = run.results.win_rate, run.results.length_controlled
+    note = f"95% interval {percent_range(rate.low, rate.high)}"
+    if controlled is not None and controlled.estimate is not None:
+        note += f"; {percent(controlled.estimate)} at equal length"
+    return Figure("Win rate over SFT", percent(rate.estimate), note)
 
 
 def _score_figure(run: Run) -> Figure:
@@ -115,14 +204,6 @@ def _score_figure(run: Run) -> Figure:
     if best is not None and best.share_of_way is not None:
         note = f"{percent(best.share_of_way)} of the way to best of {best.n}"
     return Figure("Mean score", change(score.before, score.after), note)
-
-
-def _kl_figure(run: Run) -> Figure:
-    kl, highest = _kl(run), run.summary.get("align/kl_max")
-    if kl is None:
-        return Figure("KL from SFT", "—", "not aligned")
-    note = "nats a completion" if highest is None else f"nats a completion, {number(highest)} at most"
-    return Figure("KL from SFT", number(kl), note)
 
 
 def _accuracy_figure(run: Run) -> Figure:
@@ -143,29 +224,37 @@ def cautions(run: Run) -> tuple[str, ...]:
 
 
 def _gate_cautions(run: Run) -> Iterator[str]:
+    """Each gate's doubts with what to do about them; where checks say them, the bare reasons are not said again."""
     for name, stage in run.manifest.stages.items():
-        if stage.status == "done" and stage.verdict is not None and stage.verdict.level != "pass":
-            for reason in stage.verdict.reasons:
-                yield f"Stage {name}: {reason}"
+        if stage.status != "done" or stage.verdict is None or stage.verdict.level == "pass":
+            continue
+        doubted = [check for check in stage.verdict.checks if check.level != "pass"]
+        told = {check.reason for check in doubted}
+        for check in doubted:
+            yield f"Stage {name}: {check.reason} {check.advice}".strip()
+        yield from (sentence(f"Stage {name}: {reason}") for reason in stage.verdict.reasons if reason not in told)
 
 
 def _alignment_cautions(run: Run) -> Iterator[str]:
-    proxy = run.series("align", "score/mean")
-    name, truth = independent_score(run)
-    if over_optimised(proxy, truth):
+    alarms = [monitor for monitor in run.monitors or () if monitor.alarm]
+    for monitor in alarms:
+        moved = f"{number(monitor.baseline)} before, {number(monitor.value)} after"
+        yield f"Monitor “{spoken(monitor.name)}” alarms: {moved}."
+    metric, truth = independent_score(run)
+    if run.watch is None and over_optimised(run.series("align", "score/mean"), truth):
         yield (
-            f"Over-optimisation: the {name} score gave back more than a quarter of its best gain while the "
+            f"Over-optimisation: the {JUDGES[metric]} score gave back more than a quarter of its best gain while the "
             "score that was optimised did not fall. An earlier checkpoint is likely to be the better model."
         )
 
 
 def independent_score(run: Run) -> tuple[str, Series]:
-    """The score that alignment did not optimise, gold where there is one, else held-out, else nothing."""
+    """The metric that alignment did not optimise, gold where there is one, else held-out, else nothing."""
     optimised = run.series("align", "score/mean")
-    for part, name in (("score/gold", "gold"), ("score/heldout", "held-out")):
-        series = run.series("align", part)
+    for metric in JUDGES:
+        series = run.series("align", metric)
         if series.y and series != optimised:
-            return name, series
+            return metric, series
     return "", Series((), ())
 
 
@@ -224,18 +313,49 @@ def _evaluation_cautions(results: Results) -> Iterator[str]:
         yield f"The mean score fell on these kinds of prompt: {', '.join(worse)}."
 
 
-def samples(comparisons: Sequence[Comparison], count: int = 5) -> tuple[Comparison, ...]:
-    """The comparisons to show: ordered from the clearest win to the clearest loss, the middle of each slice.
+def samples(run: Run) -> tuple[Shown, ...]:
+    """The answers to show: those `chosen` from the comparisons, then those that alarmed monitors name."""
+    shown = [_shown(kind, one) for kind, one in chosen(run.comparisons)]
+    known = {(one.prompt, one.after): one for one in run.comparisons}
+    flagged: dict[Named, list[str]] = {}
+    for monitor in run.monitors or ():
+        for named in monitor.samples[:FLAGGED] if monitor.alarm else ():
+            flagged.setdefault(named, []).append(monitor.name)
+    for named, names in flagged.items():
+        one = known.get((named.prompt, named.completion))
+        found = Shown("flagged", named.prompt, named.completion, named.before)
+        shown.append(replace(found if one is None else _shown("flagged", one), monitors=tuple(names)))
+    return tuple(shown)
 
-    There are `count` slices of equal size. Where losses exist but none falls on a middle, the median loss
-    takes the last place. Nothing is drawn at random.
+
+def chosen(comparisons: Sequence[Comparison]) -> tuple[tuple[Kind, Comparison], ...]:
+    """The clearest win, two at random and the two clearest losses, none twice.
+
+    "At random" is by a hash of the prompt: the same each time, and nobody's pick.
     """
-    rank = {"win": 0, "tie": 1, "loss": 2}
-    ordered = sorted(comparisons, key=lambda one: (rank[one.outcome], one.score_before - one.score_after, one.prompt))
-    if len(ordered) <= count:
-        return tuple(ordered)
-    chosen = [ordered[(2 * i + 1) * len(ordered) // (2 * count)] for i in range(count)]
-    losses = [one for one in ordered if one.outcome == "loss"]
-    if losses and chosen[-1].outcome != "loss":
-        chosen[-1] = losses[len(losses) // 2]
-    return tuple(chosen)
+
+    def gain(one: Comparison) -> float:
+        return one.score_after - one.score_before
+
+    ordered = sorted(comparisons, key=lambda one: (-gain(one), one.prompt, one.before, one.after))
+    best, rest = ordered[:1], ordered[1:]
+    drawn = sorted(rest[:-2], key=lambda one: (_hashed(one.prompt), one.before, one.after))[:2]
+    kinds: tuple[tuple[Kind, list[Comparison]], ...] = (("best", best), ("random", drawn), ("worst", rest[-2:]))
+    return tuple((kind, one) for kind, ones in kinds for one in ones)
+
+
+def _shown(kind: Kind, one: Comparison) -> Shown:
+    return Shown(
+        kind,
+        one.prompt,
+        one.after,
+        before=one.before,
+        score_before=one.score_before,
+        score_after=one.score_after,
+        outcome=one.outcome,
+        group=one.group or "",
+    )
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

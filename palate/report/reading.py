@@ -8,12 +8,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from palate.errors import RunDirectoryError
+from palate.evaluation import Check, Fit, Level, RewardReport
 
 STAGES = ("sft", "reward", "align", "evaluate")
 
@@ -21,7 +22,8 @@ Rows = tuple[Mapping[str, Any], ...]
 Record = TypeVar("Record")
 
 
-class Series(NamedTuple):
+@plain_dataclass(frozen=True, slots=True)
+class Series:
     """A curve: where, and how much."""
 
     x: tuple[float, ...]
@@ -32,8 +34,9 @@ class Series(NamedTuple):
 class Verdict:
     """What a stage's gate decided, and why."""
 
-    level: Literal["pass", "warn", "stop"]
+    level: Level
     reasons: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Stage:
     steps: int | None = None
     verdict: Verdict | None = None
     reason: str = ""
+    forced: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Manifest:
     git_commit: str | None = None
     command: list[str] = Field(default_factory=list)
     data: dict[str, Any] = Field(default_factory=dict)
+    rewards: dict[str, Any] = Field(default_factory=dict)
     parents: list[Any] = Field(default_factory=list)
     stages: dict[str, Stage] = Field(default_factory=dict)
 
@@ -91,6 +96,15 @@ class Change:
 
     before: FiniteFloat
     after: FiniteFloat
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A 95 % interval, and the estimate where it has one of its own."""
+
+    low: FiniteFloat
+    high: FiniteFloat
+    estimate: FiniteFloat | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,11 @@ class Results:
     correct: Change | None = None
     best_of_n: BestOfN | None = None
     groups: tuple[Group, ...] = ()
+    length_controlled: Estimate | None = None
+    bootstrap: Estimate | None = None
+    perplexity: Change | None = None
+    capability: Change | None = None
+    unusual: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +164,94 @@ class Comparison:
     length_after: FiniteFloat | None = None
 
 
+@dataclass(frozen=True)
+class Named:
+    """A completion that a monitor names, and what the SFT model answered."""
+
+    prompt: str
+    completion: str
+    before: str | None = None
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """One way of gaming a reward, as `align/monitors.json` has it: its value for the SFT model and now."""
+
+    name: str
+    baseline: FiniteFloat
+    value: FiniteFloat
+    threshold: FiniteFloat
+    measures: str = ""
+    reason: str = ""
+    alarm: bool = False
+    samples: tuple[Named, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """One look during alignment, as a row of `align/points.jsonl`: KL in nats, scores with standard errors."""
+
+    step: int
+    kl: FiniteFloat
+    proxy: FiniteFloat
+    heldout: FiniteFloat | None = None
+    proxy_se: FiniteFloat | None = None
+    heldout_se: FiniteFloat | None = None
+    gold: FiniteFloat | None = None
+    judge: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whose model alignment left: that after iteration `taken`, and why."""
+
+    taken: int
+    rolled_back: bool = False
+    stopped: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """`align/overoptimisation.json`: curves of the gain over the start against √KL, by judge, and what was decided."""
+
+    judge: str | None = None
+    fits: dict[str, Fit | None] = Field(default_factory=dict)
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Over-optimisation: the looks of `align/points.jsonl`, and what was concluded from them."""
+
+    points: tuple[Point, ...]
+    conclusion: Conclusion | None = None
+
+    @property
+    def judge(self) -> str:
+        """The judge that was not optimised; empty where none looked on."""
+        named = self.conclusion.judge if self.conclusion is not None else None
+        return named or next((point.judge for point in self.points if point.judge), "")
+
+    @property
+    def kept(self) -> float | None:
+        """The KL of the model that was kept, where alignment went back to an earlier one."""
+        decision = self.conclusion.decision if self.conclusion is not None else None
+        if decision is None or not decision.rolled_back:
+            return None
+        return next((point.kl for point in self.points if point.step == decision.taken), None)
+
+    @property
+    def told(self) -> str:
+        """In a sentence what was decided."""
+        decision = self.conclusion.decision if self.conclusion is not None else None
+        return "" if decision is None else decision.reason
+
+    def fit(self, judged: str) -> Fit | None:
+        """The curve fitted to one judge's gain, `proxy` or `heldout`."""
+        return None if self.conclusion is None else self.conclusion.fits.get(judged)
+
+
 @plain_dataclass(frozen=True, slots=True)
 class Run:
     """All that the report is made from; `notes` are sentences on what could not be read."""
@@ -155,6 +262,9 @@ class Run:
     metrics: Mapping[str, Rows]
     results: Results | None
     comparisons: tuple[Comparison, ...]
+    monitors: tuple[Monitor, ...] | None
+    watch: Watch | None
+    reward: RewardReport | None
     notes: tuple[str, ...]
 
     def series(self, stage: str, name: str) -> Series:
@@ -190,7 +300,7 @@ def read(directory: Path) -> Run:
     notes: list[str] = []
     results = _record(directory / "evaluate" / "results.json", Results, notes)
     summary = _record(directory / "summary.json", dict[str, Any], notes) or {}
-    comparisons = _comparisons(directory / "evaluate" / "comparisons.jsonl", notes)
+    comparisons = _records(directory / "evaluate" / "comparisons.jsonl", Comparison, "comparisons", notes)
     metrics = {stage: _rows(directory / stage / "metrics.jsonl", notes) for stage in STAGES}
     recipe = directory / "recipe.toml"
     return Run(
@@ -200,6 +310,9 @@ def read(directory: Path) -> Run:
         metrics=metrics,
         results=results,
         comparisons=comparisons,
+        monitors=_record(directory / "align" / "monitors.json", tuple[Monitor, ...], notes),
+        watch=_watch(directory / "align", notes),
+        reward=_record(directory / "reward" / "report.json", RewardReport, notes),
         notes=tuple(notes),
     )
 
@@ -208,24 +321,31 @@ def _record(path: Path, kind: type[Record], notes: list[str]) -> Record | None:
     if not path.is_file():
         return None
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
-    except ValidationError as error:
+        value = json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
+        return TypeAdapter(kind).validate_python(value)
+    except ValueError as error:  # ValidationError is one
         notes.append(f"{path.parent.name}/{path.name} could not be read: {_first_line(error)}")
         return None
 
 
-def _comparisons(path: Path, notes: list[str]) -> tuple[Comparison, ...]:
-    adapter = TypeAdapter(Comparison)
-    comparisons = []
+def _watch(align: Path, notes: list[str]) -> Watch | None:
+    points = _records(align / "points.jsonl", Point, "looks", notes)
+    return Watch(points, _record(align / "overoptimisation.json", Conclusion, notes)) if points else None
+
+
+def _records(path: Path, kind: type[Record], plural: str, notes: list[str]) -> tuple[Record, ...]:
+    """The rows of a file as records; those that are none are counted and left out."""
+    adapter = TypeAdapter(kind)
+    records = []
     unreadable = 0
     for row in _rows(path, notes):
         try:
-            comparisons.append(adapter.validate_python(row))
+            records.append(adapter.validate_python(row))
         except ValidationError:
             unreadable += 1
     if unreadable:
-        notes.append(f"{unreadable} rows of evaluate/{path.name} are not comparisons and were left out.")
-    return tuple(comparisons)
+        notes.append(f"{unreadable} rows of {path.parent.name}/{path.name} are not {plural} and were left out.")
+    return tuple(records)
 
 
 def _rows(path: Path, notes: list[str]) -> Rows:
@@ -248,6 +368,14 @@ def _rows(path: Path, notes: list[str]) -> Rows:
     if unreadable:
         notes.append(f"{unreadable} lines of {path.parent.name}/{path.name} are not JSON and were left out.")
     return tuple(rows)
+
+
+def _finite(written: str) -> float:
+    """A number of a JSON file; those that are none make the file unreadable."""
+    value = float(written)
+    if not math.isfinite(value):
+        raise ValueError(f"{written} is no finite number")
+    return value
 
 
 def _is_number(value: object) -> bool:

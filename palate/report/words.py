@@ -9,6 +9,12 @@ from datetime import datetime
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
+# What a figure's name holds where it is a share.
+_SHARE = re.compile(
+    r"accuracy|rate\b|rate_|ceiling|\bece|gap$|capability|degenerate|correct_|fooled/|_same|attainable|_way"
+)
+
+
 # Not strftime's %B: it follows the machine's locale, and the page must not.
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
@@ -35,6 +41,21 @@ def percent(share: float) -> str:
 def percent_range(low: float, high: float) -> str:
     """An interval of shares: (0.742, 0.821) → 74.2–82.1%."""
     return f"{100 * low:.1f}–{100 * high:.1f}%"
+
+
+def written(name: str, value: float) -> str:
+    """A figure of `summary.json` by its name: a share as a percentage, all else as a number."""
+    return percent(value) if _SHARE.search(name) else number(value)
+
+
+def spoken(name: str) -> str:
+    """A name of the code as words: confident_wrong → confident wrong."""
+    return name.replace("_", " ").replace("/", ": ")
+
+
+def sentence(text: str) -> str:
+    """The text with a full stop where it ends without any."""
+    return text if text.endswith((".", "!", "?", ")", ":")) else f"{text}."
 
 
 def change(before: float, after: float) -> str:

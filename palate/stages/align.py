@@ -15,7 +15,7 @@ from palate.algorithms.makers import MAKERS
 from palate.algorithms.objectives import Imitation, examples_of
 from palate.algorithms.online import LoopState, OnlineLoop
 from palate.engine.checkpoint import Checkpoint, Checkpoints
-from palate.engine.interfaces import Reward
+from palate.engine.interfaces import Completions, Reward
 from palate.engine.metrics import JsonLines
 from palate.engine.optimiser import Stepper
 from palate.engine.seeding import derive, generator
@@ -28,8 +28,10 @@ from palate.stages.anchor import anchor_of
 from palate.stages.context import Context, Outcome
 from palate.stages.judges import NO_MOMENTS, moments_on, reward_of, sampled
 from palate.stages.material import Loaded, fitting_prompts, load_policy, mixed, stage_records
-from palate.stages.measuring import normalising, onlookers, reference_of, unmoved
+from palate.stages.measuring import closing_figures, normalising, onlookers, reference_of, unmoved
+from palate.stages.sanity import novelty, told_apart
 from palate.stages.saving import save_whole
+from palate.stages.watching import PAST, Watched, Watcher, distance_of, watcher_of
 
 # So many iterations in a row with a KL clearly below 0 are no accident.
 NEGATIVE_KL_ITERATIONS = 5
@@ -47,24 +49,37 @@ def _online(context: Context) -> Outcome:
     reference = reference_of(context)
     with unmoved(reference):
         loop = _loop(context, policy, reference)
-        state, concerns = _iterate(context, loop, policy)
+        watcher = watcher_of(context, policy, reference, loop.reward, loop.prompts)
+        before = watcher.answers(policy)
+        state, watched, concerns = _iterate(context, loop, policy, watcher, before)
+        if watched.looks[-1].step < state.iteration:  # no look of the schedule, so a longer run will not remember it
+            watched = watcher.look(watched, policy, state.iteration, watcher.answers(policy))
+    taken = watcher.taken(watched)
+    if taken.step < state.iteration:
+        policy.model.load_state_dict(watched.best)
     save_whole(context.place("align", "model"), lambda place: save_causal(policy.model, policy.tokenizer, place))
+    stopped = state.ended is not None and state.ended.startswith(PAST)
+    watcher.report(watched, stopped)
     rows = list(context.metrics("align").rows())
+    # An iteration's row is of the policy that it began with: the one after has that of the model taken.
+    last = rows[min(taken.step, len(rows) - 1)]
     figures = {
         "iterations": len(rows),
-        "kl_initial": rows[0]["kl/sequence"],
-        "kl_final": rows[-1]["kl/sequence"],
         "kl_max": max(row["kl/sequence"] for row in rows),
-        "score_initial": rows[0]["score/mean"],
-        "score_final": rows[-1]["score/mean"],
-        "length_initial": rows[0]["length/mean"],
-        "length_final": rows[-1]["length/mean"],
+        **closing_figures(context, policy, loop.prompts, (before, watcher.answers(policy)), (rows[0], last)),
+        **watcher.figures(watched, stopped),
+        **told_apart(context, loop.reward, before),
+        **novelty(context, loop.prompts),
     }
     if context.align.anchor:
-        figures["anchor_rise"] = rows[-1]["anchor/rise"]
+        figures["anchor_rise"] = last["anchor/rise"]
     if state.ended is not None:
         context.say(f"align: stopped after {len(rows)} iterations: {state.ended}.")
         concerns = (*concerns, f"stopped early: {state.ended}")
+    if taken.step < len(rows):
+        context.say(f"align: went back to the model after iteration {taken.step}, the best by {watcher.judged_by}.")
+        if not stopped:
+            concerns = (*concerns, f"the last model was worse than that after iteration {taken.step}, which was taken")
     return Outcome(figures, concerns, loop.settings.iterations)
 
 
@@ -131,14 +146,15 @@ class Saved:
     checkpoints: Checkpoints
     metrics: JsonLines
     samples: JsonLines
+    points: JsonLines
     device: torch.device
 
-    def save(self, state: LoopState, steppers: Mapping[str, Stepper]) -> None:
+    def save(self, state: LoopState, steppers: Mapping[str, Stepper], watched: Watched) -> None:
         """Makes rows durable, then the checkpoint that counts on them."""
-        self.metrics.sync()
-        self.samples.sync()
-        tensors = state.tensors()
-        plain: dict[str, Any] = {"loop": state.to_json()}
+        for rows in (self.metrics, self.samples, self.points):
+            rows.sync()
+        tensors = state.tensors() | watched.tensors()
+        plain: dict[str, Any] = {"loop": state.to_json(), "looks": len(watched.looks)}
         for name, stepper in steppers.items():
             held, plain[name] = stepper.saved(name)
             tensors |= held
@@ -152,12 +168,16 @@ class Saved:
         return LoopState.from_json(plain["loop"], type(start.kl), tensors, self.device)
 
 
-def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopState, tuple[str, ...]]:
+def _iterate(
+    context: Context, loop: OnlineLoop, policy: Loaded, watcher: Watcher, before: Completions
+) -> tuple[LoopState, Watched, tuple[str, ...]]:
+    """Iterates to the end, looking on the way; `before` is what the policy answers as the stage begins."""
     settings = context.align
     saved = Saved(
         context.checkpoints("align"),
         context.metrics("align"),
         JsonLines(context.place("align", "samples.jsonl")),
+        watcher.points,
         context.device,
     )
     anchor = anchor_of(context, policy)
@@ -165,8 +185,10 @@ def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopSt
     found = saved.checkpoints.latest()
     for rows in (saved.metrics, saved.samples):
         rows.cut_after(found.step if found else 0)
+    watched = watcher.restored(found)
     if found is None:
         state = loop.start(reference_moments(context, loop, policy))
+        watched = watcher.look(watched, policy, 0, before)
     else:
         state = saved.restore(found, loop.start(NO_MOMENTS), steppers)
     onlooker = context.watch("align")
@@ -179,15 +201,18 @@ def _iterate(context: Context, loop: OnlineLoop, policy: Loaded) -> tuple[LoopSt
         saved.metrics.append(row)
         for sample in done.samples:
             saved.samples.append(sample)
+        if watcher.due(watched, row):
+            watched = watcher.look(watched, policy, state.iteration, watcher.answers(policy), distance_of(row))
+            state = watcher.judged(watched, state)
         onlooker.advance(row)
         if state.negative_kl == NEGATIVE_KL_ITERATIONS and not warned:
             onlooker.say(NEGATIVE_KL)
             warned = True
         over = state.iteration == settings.loop.iterations or state.ended is not None
         if over or state.iteration % settings.checkpoint_every == 0 or onlooker.stopping():
-            saved.save(state, steppers)
+            saved.save(state, steppers, watched)
         onlooker.check()
-    return state, (NEGATIVE_KL,) if warned else ()
+    return state, watched, (NEGATIVE_KL,) if warned else ()
 
 
 def _held(state: LoopState, figures: Mapping[str, float], limit: float | None) -> LoopState:

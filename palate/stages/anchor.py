@@ -19,18 +19,30 @@ from palate.stages.material import Loaded, generated, records_of, split
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """Held-out demonstrations, and what they cost the policy as the stage begins."""
+class HeldOutText:
+    """Demonstrations that nothing was trained on."""
 
     objective: Imitation
     examples: Sequence[Example]
     micro_tokens: int
     pad_id: int
+
+    def loss(self, model: CausalLM) -> float:
+        """The mean −log π of a demonstration's token, in nats."""
+        figures = held_out(model, self.objective, self.examples, limit=self.micro_tokens, pad_id=self.pad_id)
+        return figures["loss"]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Held-out demonstrations, and what they cost the policy as the stage begins."""
+
+    text: HeldOutText
     before: float
 
     def figures(self, model: CausalLM) -> dict[str, float]:
         """The mean −log π of a demonstration's token, in nats, and how far it rose since the stage began."""
-        loss = _loss(model, self.objective, self.examples, self.micro_tokens, self.pad_id)
+        loss = self.text.loss(model)
         return {"anchor/loss": loss, "anchor/rise": loss - self.before}
 
 
@@ -39,21 +51,22 @@ def anchor_of(context: Context, policy: Loaded) -> Anchor | None:
     count = context.align.anchor
     if count == 0:
         return None
+    text = held_out_text(context, policy, count, context.align.loop.micro_tokens)
+    if text is None:
+        raise RecipeError(
+            f"align.anchor = {count} was given, and none of the held-out demonstrations fits the model's context of "
+            f"{policy.model.context} tokens. The anchor needs one at least. Leave it out, or give other demonstrations."
+        )
+    return Anchor(text, text.loss(policy.model))
+
+
+def held_out_text(context: Context, policy: Loaded, count: int, micro_tokens: int) -> HeldOutText | None:
+    """At most `count` held-out demonstrations of [sft], evenly spread over those that fit the model's context; None
+    where none does."""
     files = context.data.get("sft")
     records = generated(context.recipe, "sft") if files is None else records_of(files)
     _, heldout = split(context, "sft", records)
     objective, limit = Imitation(policy.chat), policy.model.context
     fitting = [one for one in examples_of(objective, heldout) if limit is None or one.longest <= limit]
     chosen = [fitting[index * len(fitting) // count] for index in range(count)] if count < len(fitting) else fitting
-    if not chosen:
-        raise RecipeError(
-            f"align.anchor = {count} was given, and none of {len(heldout)} held-out demonstrations fits the model's "
-            f"context of {limit} tokens. The anchor needs one at least. Leave it out, or give other demonstrations."
-        )
-    micro_tokens, pad_id = context.align.loop.micro_tokens, policy.chat.pad_id
-    before = _loss(policy.model, objective, chosen, micro_tokens, pad_id)
-    return Anchor(objective, chosen, micro_tokens, pad_id, before)
-
-
-def _loss(model: CausalLM, objective: Imitation, examples: Sequence[Example], limit: int, pad_id: int) -> float:
-    return held_out(model, objective, examples, limit=limit, pad_id=pad_id)["loss"]
+    return HeldOutText(objective, chosen, micro_tokens, policy.chat.pad_id) if chosen else None

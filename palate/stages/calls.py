@@ -39,29 +39,40 @@ class Quiet:
         """Goes on."""
 
 
-def run(recipe: str | Path | Mapping[str, Any] | Recipe, *, root: str | Path = "runs", fresh: bool = False) -> Path:
-    """Does every stage of a recipe (a file, nested tables, or a record) that is not done; returns the run directory."""
-    return _execute(recipe, root, fresh, None)
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    root: str | Path = "runs",
+    fresh: bool = False,
+    force: bool = False,
+) -> Path:
+    """Does every stage of a recipe (a file, nested tables, or a record) that is not done; returns the run directory.
+
+    Raises StageStopped at a stage whose verdict is stop, unless `force` goes on past it.
+    """
+    return _execute(recipe, root, None, force, fresh)
 
 
-def sft(recipe: str | Path | Mapping[str, Any] | Recipe, *, root: str | Path = "runs") -> Path:
+def sft(recipe: str | Path | Mapping[str, Any] | Recipe, *, root: str | Path = "runs", force: bool = False) -> Path:
     """Does the supervised fine-tuning of a recipe alone."""
-    return _execute(recipe, root, False, "sft")
+    return _execute(recipe, root, "sft", force)
 
 
-def reward(recipe: str | Path | Mapping[str, Any] | Recipe, *, root: str | Path = "runs") -> Path:
+def reward(recipe: str | Path | Mapping[str, Any] | Recipe, *, root: str | Path = "runs", force: bool = False) -> Path:
     """Trains the reward model of a recipe alone."""
-    return _execute(recipe, root, False, "reward")
+    return _execute(recipe, root, "reward", force)
 
 
-def align(recipe: str | Path | Mapping[str, Any] | Recipe, *, root: str | Path = "runs") -> Path:
+def align(recipe: str | Path | Mapping[str, Any] | Recipe, *, root: str | Path = "runs", force: bool = False) -> Path:
     """Does the alignment of a recipe alone."""
-    return _execute(recipe, root, False, "align")
+    return _execute(recipe, root, "align", force)
 
 
-def evaluate(recipe: str | Path | Mapping[str, Any] | Recipe, *, root: str | Path = "runs") -> Path:
+def evaluate(
+    recipe: str | Path | Mapping[str, Any] | Recipe, *, root: str | Path = "runs", force: bool = False
+) -> Path:
     """Does the evaluation of a recipe alone."""
-    return _execute(recipe, root, False, "evaluate")
+    return _execute(recipe, root, "evaluate", force)
 
 
 def load_policy(path: str | Path) -> Loaded:
@@ -75,7 +86,13 @@ def load_reward_model(path: str | Path) -> ModelReward:
     return ModelReward("reward_model", model, chat)
 
 
-def _execute(recipe: str | Path | Mapping[str, Any] | Recipe, root: str | Path, fresh: bool, only: str | None) -> Path:
+def _execute(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    root: str | Path,
+    only: str | None,
+    force: bool,
+    fresh: bool = False,
+) -> Path:
     if isinstance(recipe, Mapping):
         recipe = recipe_from(recipe)
     elif not isinstance(recipe, Recipe):
@@ -86,5 +103,6 @@ def _execute(recipe: str | Path | Mapping[str, Any] | Recipe, root: str | Path, 
         say=lambda sentence: logger.info("%s", sentence),
         root=root,
         fresh=fresh,
+        force=force,
         only=only,
     )

@@ -22,7 +22,7 @@ from palate.engine.files import encode_json, make_directory, write_atomic
 from palate.engine.interfaces import Onlooker
 from palate.engine.metrics import JsonLines
 from palate.errors import RecipeError
-from palate.recipe import ANSWERING, METHODS, Align, Files, Recipe, checked
+from palate.recipe import ANSWERING, METHODS, Align, Files, Recipe, Watch, checked
 from palate.report import write_comparison
 from palate.stages.context import present
 from palate.stages.directory import LOCK, RUN
@@ -68,7 +68,8 @@ class Contest:
         return replace(self.recipe, run=replace(self.recipe.run, seed=seed, name=name))
 
     def _execute(self, recipe: Recipe, only: str | None = None) -> None:
-        execute(recipe, watch=self.watch, say=self.say, root=self.place, only=only)
+        # Methods are compared on what a recipe gives, good or bad; the runs' own reports say what their verdicts were.
+        execute(recipe, watch=self.watch, say=self.say, root=self.place, only=only, force=True)
 
 
 def compare(
@@ -156,7 +157,7 @@ def _on_the_loop(align: Align, chosen: Any, completions: int) -> Online:
 def _off_the_loop(align: Align) -> Align:
     """The alignment without what only methods of the online loop, or only direct ones, can use."""
     loop = Online(**{name: getattr(align.loop, name) for name in ANSWERING})
-    return replace(align, rows=None, mix=None, anchor=0, anchor_limit=None, loop=loop)
+    return replace(align, rows=None, mix=None, watch=Watch(), anchor=0, anchor_limit=None, loop=loop)
 
 
 def _fed(recipe: Recipe, align: Align, method: str, wanted: str) -> Recipe:

@@ -19,9 +19,10 @@ from palate.engine.seeding import derive
 from palate.errors import DataError, RecipeError
 from palate.models import load_reward_model
 from palate.ops import Moments, moments
-from palate.recipe import Align
+from palate.recipe import WATCHERS, Align
 from palate.records import Prompt
 from palate.rewards import (
+    AttributeReward,
     EnsembleReward,
     FunctionReward,
     IsolatedFunction,
@@ -94,9 +95,9 @@ def gold_reward(name: str = "gold") -> FunctionReward:
 def own_unit(reward: Reward) -> bool:
     """Whether a reward's numbers mean the same everywhere: log-odds, a sum that is normalised, a rule.
 
-    A function's unit is anybody's guess.
+    A function's unit is anybody's guess, and ratings have that of whoever rated.
     """
-    return not isinstance(reward, FunctionReward | StepReward)
+    return not isinstance(reward, FunctionReward | StepReward | AttributeReward)
 
 
 def sampled(context: Context, policy: Loaded, prompts: Sequence[Prompt]) -> Completions:
@@ -129,7 +130,9 @@ def moments_on(reward: Reward, completions: Completions) -> Moments:
 
 
 def check_rewards(context: Context) -> None:
-    """Raises UsageError for a reward that is not there."""
+    """Raises UsageError for a reward, or a judge beside it, that is not there."""
+    if context.align.watch.judge not in WATCHERS:
+        load_reward_model(context.align.watch.judge)
     for source in context.align.sources:
         if isinstance(source.settings, Function) and not callable(load_symbol(source.places[0], "reward")):
             raise RecipeError(
@@ -208,9 +211,23 @@ def _function(policy: Loaded, source: Source, settings: Function) -> FunctionRew
 def _models(context: Context, policy: Loaded, source: Source, settings: Models) -> Reward:
     places = [context.place("reward", "model") if place == "model" else Path(place) for place in source.models]
     members = [reward_model(context, place, policy, source.name) for place in places]
-    if len(members) == 1:
+    attributes = {attribute for member in members for attribute in member.model.attributes}
+    unknown = sorted(settings.weights.keys() - attributes)
+    if unknown or (attributes and len(members) > 1):
+        raise RecipeError(_MISPLACED.format(where=source.where, unknown=unknown, attributes=sorted(attributes)))
+    if attributes:
+        share = 1 / len(attributes)
+        return AttributeReward(members[0], settings.weights or dict.fromkeys(members[0].model.attributes, share))
+    if len(members) == 1 and members[0].model.members == 1:
         return members[0]
     return EnsembleReward(source.name, tuple(members), settings.combine, settings.penalty)
+
+
+_MISPLACED = (
+    "{where} gives weights for {unknown}, and its reward models score the attributes {attributes}. Weights are given "
+    "to attributes that one reward model scores, and such a model is no member of an ensemble. Name its attributes, or "
+    "give each such model a table of its own."
+)
 
 
 def _normalised(source: Source, count: int) -> bool:

@@ -38,6 +38,8 @@ SECTIONS = ("sft", "reward", "align", "evaluate")
 
 # The name under which the files of align.mix stand among the run's data.
 MIX = "align.mix"
+# And those of evaluate.capability.
+CAPABILITY = "evaluate.capability"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def kind_of(recipe: Recipe, section: str) -> Kind:
     if section == "align":
         return recipe.align.asks if recipe.align is not None else "prompts"
     if section == "reward":
-        return "pairs" if recipe.reward is None or recipe.reward.objective == "pairs" else "rankings"
+        kinds = {"pairs": "pairs", "regression": "ratings"}
+        return "pairs" if recipe.reward is None else kinds.get(recipe.reward.objective, "rankings")
     kinds: dict[str, Kind] = {"sft": "demonstrations", "evaluate": "prompts"}
     return kinds[section]
 
@@ -85,6 +88,8 @@ def read_data(recipe: Recipe, sections: Sequence[str] = SECTIONS) -> tuple[dict[
             recipe = replace(recipe, **{section: pinned})
         if getattr(part, "heldout", None) is not None:
             data[heldout_of(section)] = read_files(part.heldout, kind_of(recipe, section), part.on_bad, None)
+        if getattr(part, "capability", None) is not None:
+            data[CAPABILITY] = read_files(part.capability, "prompts", part.on_bad, None)
         mix = getattr(part, "mix", None)
         if mix is not None and mix.data != MIXED:
             data[MIX] = read_files(mix.data, "demonstrations", part.on_bad, None)

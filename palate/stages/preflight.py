@@ -22,6 +22,7 @@ from palate.stages.material import (
     split,
     start_model,
 )
+from palate.stages.regression import questions
 from palate.stages.reward import divided, objective_of
 
 
@@ -52,6 +53,7 @@ def _check_evaluation(context: Context) -> None:
         )
     if context.evaluate.judge == "reward":
         check_columns(context, "evaluate")
+    questions(context)
     judged = context.evaluate.judge == "heldout-reward"
     if judged and context.recipe.reward is None and not context.place("reward", "judge", "model").exists():
         raise RecipeError(

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from palate import testbed
-from palate.algorithms.objectives import Example, Order, Preference, examples_of
-from palate.algorithms.supervised import SupervisedLoop, collate, micro_batches
+from palate.algorithms.objectives import Example, Order, Preference, Regression, examples_of
+from palate.algorithms.supervised import SupervisedLoop, collate, held_out, micro_batches
 from palate.data.chat import ChatFormat
-from palate.data.checks import check_records, length_bias, shared_prompts, split_by_prompt
-from palate.data.conversion import best_pair
+from palate.data.checks import check_records, shared_prompts, split_by_prompt
+from palate.data.conversion import best_pair, ranked
 from palate.engine.files import make_directory
 from palate.engine.generation import Sampling
 from palate.engine.seeding import derive, generator
 from palate.errors import DataError
-from palate.evaluation import likeliest_gain, preference_accuracy, preference_loss
+from palate.evaluation import RewardReport, likeliest_gain, preference_loss, reward_figures
 from palate.models import RewardModel, load_causal, save_reward_model
-from palate.recipe import Reward
-from palate.records import PreferencePair, Ranking
-from palate.rewards import ModelReward, checked_scores
+from palate.recipe import TESTBED, Reward
+from palate.records import PreferencePair, Ranking, Rating
+from palate.rewards import ModelReward
 from palate.stages.context import Context, Outcome
 from palate.stages.material import (
     Loaded,
@@ -29,11 +30,13 @@ from palate.stages.material import (
     evenly,
     fitting,
     load_policy,
+    mixed,
     place_of,
     sample,
     split,
     stage_records,
 )
+from palate.stages.probing import examine, write
 from palate.stages.saving import save_whole
 
 # The judge of the evaluation learns from its own share of the pairs, which the reward model never sees.
@@ -43,52 +46,90 @@ JUDGE_SHARE = 0.3
 REFERENCE_TOKENS = 64
 
 
-Judged = PreferencePair | Ranking
+Judged = PreferencePair | Ranking | Rating
+
+
+# What a head gave the chosen and the rejected replies.
+Sides = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A reward model as it was saved, its scores of the held-out pairs, and how it came about."""
+    """A reward model as it was saved, the held-out pairs that it can read and its heads' scores of them, the gain in
+    these where it is one, what else was measured, and how it came about."""
 
-    chosen: list[float]
-    rejected: list[float]
+    reward: ModelReward
+    heldout: list[PreferencePair]
+    sides: list[Sides]
+    gain: float
+    figures: dict[str, float]
     steps: int
     pairs: int
 
+    @property
+    def chosen(self) -> list[float]:
+        """The mean over the heads of the chosen side's scores."""
+        return [sum(scores) / len(scores) for scores in zip(*(chosen for chosen, _ in self.sides), strict=True)]
+
+    @property
+    def rejected(self) -> list[float]:
+        """The same of the rejected side."""
+        return [sum(scores) / len(scores) for scores in zip(*(rejected for _, rejected in self.sides), strict=True)]
+
 
 def run(context: Context) -> Outcome:
-    """Trains, calibrates and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), and
-    measures."""
+    """Trains, calibrates and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), measures,
+    and writes `reward/report.json`."""
     train, judged, heldout = divided(context, stage_records(context, "reward"))
     concerns = data_concerns([*train, *judged], heldout) if "reward" in context.data else []
-    heldout = compared(heldout)
-    if judged:
-        _train(context, judged, heldout, "reward", "judge")
-    trained = _train(context, train, heldout, "reward")
+    rated(context, train)
+    unseen, heldout = heldout, comparable(context, heldout)
+    judge = _train(context, judged, heldout, unseen, "reward", "judge") if judged else None
+    trained = _train(context, train, heldout, unseen, "reward")
     chosen, rejected = trained.chosen, trained.rejected
-    accuracy = preference_accuracy(chosen, rejected)
-    longer = length_bias(heldout).figures["accuracy"]
-    length = max(longer, 1 - longer)  # a judge of length alone may also prefer the shorter
-    if accuracy.low <= length:
-        concerns.append(
-            f"its accuracy of {accuracy.estimate:.3f} is not clearly above that of a judge who only counts length "
-            f"({length:.3f})"
-        )
+    report = _report(context, trained, judge, (train, judged))
+    write(report, context.place("reward", "report.json"))
     figures = {
         "pairs": trained.pairs,
         "heldout": len(chosen),
         "heldout_loss": preference_loss(chosen, rejected),
-        "accuracy": accuracy.estimate,
-        "accuracy_low": accuracy.low,
-        "accuracy_high": accuracy.high,
-        "length_accuracy": length,
         "mean_chosen": sum(chosen) / len(chosen),
         "mean_rejected": sum(rejected) / len(rejected),
         "margin": (sum(chosen) - sum(rejected)) / len(chosen),
+        **trained.figures,
     }
-    if "gold" in heldout[0].prompt.fields:
-        figures |= testbed.expected_accuracy(heldout, chosen, rejected)
-    return Outcome(figures, tuple(concerns), trained.steps)
+    if _of_this_world(context):
+        figures |= testbed.expected_accuracy(trained.heldout, chosen, rejected)
+    named = {f"reward/{name}" if "/" in name else name: value for name, value in reward_figures(report).items()}
+    return Outcome(figures | named, tuple(concerns), trained.steps)
+
+
+def _report(
+    context: Context,
+    trained: Trained,
+    judge: Trained | None,
+    learnt: tuple[Sequence[Judged], Sequence[Judged]],
+) -> RewardReport:
+    """What the reward model is worth; the judge, which learnt the second part of the pairs, is a member beside it."""
+    train, judged = (compared(records, context.reward.attributes) for records in learnt)
+    team = context.reward.heads > 1
+    return examine(
+        trained.reward,
+        trained.heldout,
+        trained.sides if team else [(trained.chosen, trained.rejected)],
+        gain=trained.gain,
+        seed=context.seed,
+        annotator=testbed.Annotator(biases=context.recipe.testbed.biases) if _of_this_world(context) else None,
+        repeated=[*train, *judged, *trained.heldout],
+        train=train,
+        answers=mixed(context) if context.recipe.sft is not None else (),
+        others=[] if judge is None else [(judge.chosen, judge.rejected)],
+    )
+
+
+def _of_this_world(context: Context) -> bool:
+    """Whether the held-out pairs are the testbed's, whose truth is known."""
+    return context.reward.data == TESTBED and context.reward.heldout is None
 
 
 def divided(context: Context, records: Sequence[Judged]) -> tuple[Sequence[Judged], Sequence[Judged], Sequence[Judged]]:
@@ -109,16 +150,47 @@ def divided(context: Context, records: Sequence[Judged]) -> tuple[Sequence[Judge
     return known, judged, heldout
 
 
-def compared(records: Sequence[Judged]) -> list[PreferencePair]:
-    """One comparison a row: of a ranking its best reply against another, so that rows count alike."""
-    pairs = (record if isinstance(record, PreferencePair) else best_pair(record, "random") for record in records)
+def compared(records: Sequence[Judged], attributes: Sequence[str] = ()) -> list[PreferencePair]:
+    """One comparison a row: of a ranking its best reply against another, so that rows count alike; of ratings, one for
+    each prompt whose replies differ in the mean over `attributes`."""
+    ratings = [record for record in records if isinstance(record, Rating)]
+    rankings = [*ranked(ratings, attributes), *(record for record in records if not isinstance(record, Rating))]
+    pairs = (record if isinstance(record, PreferencePair) else best_pair(record, "random") for record in rankings)
     return [pair for pair in pairs if pair is not None]
 
 
-def objective_of(settings: Reward, chat: ChatFormat) -> Preference | Order:
+def comparable(context: Context, heldout: Sequence[Judged]) -> list[PreferencePair]:
+    """The held-out comparisons; DataError where there are none, as with ratings of a single reply a prompt."""
+    pairs = compared(heldout, context.reward.attributes)
+    if not pairs:
+        raise DataError(
+            f"none of {len(heldout)} held-out rows prefers one reply to another: no prompt has two replies that are "
+            f"rated differently on {', '.join(context.reward.attributes)}. Without one, nobody can say whether the "
+            "reward model orders replies rightly. Give rows with several replies a prompt, as reward.heldout if need "
+            "be.",
+            *place_of(context, "reward", heldout[0])[:1],
+        )
+    return pairs
+
+
+def rated(context: Context, train: Sequence[Judged]) -> None:
+    """Raises DataError for an attribute that no row scores."""
+    there = {name for record in train if isinstance(record, Rating) for name in record.scores}
+    lacking = [name for name in context.reward.attributes if name not in there]
+    if lacking:
+        raise DataError(
+            f"no row scores {lacking[0]!r}, which reward.attributes names. The rows score {', '.join(sorted(there))}. "
+            "Name attributes that are there.",
+            *place_of(context, "reward", train[0])[:1],
+        )
+
+
+def objective_of(settings: Reward, chat: ChatFormat) -> Preference | Order | Regression:
     """What the reward model learns by."""
     if settings.objective == "pairs":
-        return Preference(chat)
+        return Preference(chat, settings.heads)
+    if settings.objective == "regression":
+        return Regression(chat, settings.attributes)
     by = "plackett-luce" if settings.objective == "plackett-luce" else "pairs"
     return Order(chat, by=by, ties=settings.ties)
 
@@ -129,8 +201,17 @@ def data_concerns(train: Sequence[Judged], heldout: Sequence[Judged]) -> list[st
     return [finding.message for finding in findings if finding.level == "warn"]
 
 
-def _train(context: Context, records: Sequence[Judged], heldout: Sequence[PreferencePair], *place: str) -> Trained:
-    """Trains one reward model in its own directory, gives its score unit and zero, and saves it."""
+def _train(
+    context: Context,
+    records: Sequence[Judged],
+    heldout: Sequence[PreferencePair],
+    unseen: Sequence[Judged],
+    *place: str,
+) -> Trained:
+    """Trains one reward model in its own directory, gives its scores unit and zero, and saves it.
+
+    Scores that were learnt from ratings have the unit and zero of these.
+    """
     settings = context.reward
     policy = load_policy(context)
     trunk = (
@@ -140,8 +221,15 @@ def _train(context: Context, records: Sequence[Judged], heldout: Sequence[Prefer
     )
     objective = objective_of(settings, trunk.chat)
     examples = fitting(context, "reward", examples_of(objective, records), records, trunk.model.context)
-    examples = [example for example in examples if len(set(example.completions)) > 1]
-    model = RewardModel.on(trunk.model, pooling=settings.pooling, generator=generator(context.seed, *place, "head"))
+    regressing = isinstance(objective, Regression)
+    examples = [example for example in examples if regressing or len(set(example.completions)) > 1]
+    model = RewardModel.on(
+        trunk.model,
+        pooling=settings.pooling,
+        generator=generator(context.seed, *place, "head"),
+        heads=settings.heads,
+        attributes=settings.attributes,
+    )
     model.to(context.device)
     make_directory(context.place(*place))
     loop = SupervisedLoop(
@@ -149,18 +237,48 @@ def _train(context: Context, records: Sequence[Judged], heldout: Sequence[Prefer
     )
     steps = loop.train(context.checkpoints(*place), context.metrics(*place), context.watch(" ".join(place)))
     reward = ModelReward("reward_model", model, trunk.chat, policy.chat.fingerprint != trunk.chat.fingerprint)
-    chosen, rejected = score_pairs(context, reward, heldout)
-    gain = likeliest_gain(chosen, rejected)
-    bias = -gain * _reference_mean(context, reward, policy, records)
-    calibrated = model.calibrated(gain, bias)
+    heldout = readable(context, reward, heldout)
+    found = score_pairs(context, reward, heldout)
+    gains, biases = [1.0] * len(found), [0.0] * len(found)
+    if not regressing:
+        gains = [likeliest_gain(*scores) for scores in found]
+        means = _reference_means(context, reward, policy, records)
+        biases = [-gain * mean for gain, mean in zip(gains, means, strict=True)]
+    single = model.head.dim() == 1
+    calibrated = model.calibrated(*(scales[0] if single else tuple(scales) for scales in (gains, biases)))
     save_whole(context.place(*place, "model"), lambda path: save_reward_model(calibrated, trunk.tokenizer, path))
     return Trained(
-        [gain * score + bias for score in chosen], [gain * score + bias for score in rejected], steps, len(examples)
+        replace(reward, model=calibrated),
+        heldout,
+        [
+            ([gain * score + bias for score in chosen], [gain * score + bias for score in rejected])
+            for (chosen, rejected), gain, bias in zip(found, gains, biases, strict=True)
+        ],
+        gains[0] if single else 1.0,
+        _explained(context, reward, objective, unseen) if isinstance(objective, Regression) else {},
+        steps,
+        len(examples),
     )
 
 
-def _reference_mean(context: Context, reward: ModelReward, policy: Loaded, records: Sequence[Judged]) -> float:
-    """The mean score of what the policy answers to the records' prompts."""
+def _explained(
+    context: Context, reward: ModelReward, objective: Regression, unseen: Sequence[Judged]
+) -> dict[str, float]:
+    """The share of each attribute's variance among held-out ratings that the scores explain, 1 − error/variance."""
+    examples = fitting(context, "reward", examples_of(objective, unseen), unseen, context_of(reward))
+    limit, pad_id = context.reward.loop.micro_tokens, reward.chat.pad_id
+    errors = held_out(reward.model, objective, examples, limit=limit, pad_id=pad_id)
+    labels = torch.tensor([example.labels for example in examples], dtype=torch.float64)
+    explained = {}
+    for name, given in zip(objective.attributes, labels.unbind(dim=1), strict=True):
+        variance = float(given[~given.isnan()].var(unbiased=False)) if (~given.isnan()).any() else 0.0
+        if variance > 0:
+            explained[f"reward/explained/{name}"] = 1 - errors[f"error/{name}"] / variance
+    return explained
+
+
+def _reference_means(context: Context, reward: ModelReward, policy: Loaded, records: Sequence[Judged]) -> list[float]:
+    """Each head's mean score of what the policy answers to the records' prompts."""
     prompts = list(dict.fromkeys(record.prompt for record in records))
     room = [prompt for prompt in prompts if fits(policy, prompt)] or prompts
     rows, samples = evenly(context.reward.reference_samples, len(room))
@@ -173,7 +291,7 @@ def _reference_mean(context: Context, reward: ModelReward, policy: Loaded, recor
         length=REFERENCE_TOKENS,
         sampling=Sampling(),
     )
-    return float(checked_scores(reward, completions).double().mean())
+    return reward.columns(completions).double().mean(dim=0).tolist()
 
 
 def fits(policy: Loaded, prompt) -> bool:
@@ -182,19 +300,25 @@ def fits(policy: Loaded, prompt) -> bool:
     return context is None or len(policy.chat.encode_prompt(prompt)) < context
 
 
+def readable(context: Context, reward: ModelReward, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """The pairs of which the reward model can read both sides; a longer one is a bad row."""
+    limit = context_of(reward)
+    examples = examples_of(Preference(reward.chat), pairs)
+    fitting(context, "reward", examples, pairs, limit)
+    return [pair for pair, example in zip(pairs, examples, strict=True) if limit is None or example.longest <= limit]
+
+
 @torch.no_grad()
-def score_pairs(
-    context: Context, reward: ModelReward, pairs: Sequence[PreferencePair]
-) -> tuple[list[float], list[float]]:
-    """The scores of both sides of every pair, in order."""
-    objective = Preference(reward.chat)
-    examples: Sequence[Example] = fitting(context, "reward", examples_of(objective, pairs), pairs, context_of(reward))
-    scores: list[float] = []
+def score_pairs(context: Context, reward: ModelReward, pairs: Sequence[PreferencePair]) -> list[Sides]:
+    """What each head gives both sides of every pair, in order."""
+    examples: Sequence[Example] = examples_of(Preference(reward.chat), pairs)
+    scores: list[Tensor] = []
     limit = context.reward.loop.micro_tokens
     for part in micro_batches(examples, limit):
         batch = collate(part, pad_id=reward.chat.pad_id, packing=reward.model.supports_packing)
-        scores += reward.model.scores(batch.layout.to(context.device)).tolist()
-    return scores[0::2], scores[1::2]
+        found = reward.model.scores(batch.layout.to(context.device))
+        scores.append(found.reshape(len(found), -1).cpu())
+    return [(head[0::2].tolist(), head[1::2].tolist()) for head in torch.cat(scores).unbind(dim=1)]
 
 
 def context_of(reward: ModelReward) -> int | None:

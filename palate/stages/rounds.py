@@ -35,6 +35,7 @@ from palate.stages.context import Context, Outcome
 from palate.stages.judges import NO_MOMENTS, moments_on, reward_of, sampled
 from palate.stages.material import Loaded, as_recipe_wants, fitting, fitting_prompts, load_policy, sample, stage_records
 from palate.stages.measuring import (
+    closing_figures,
     judged_rows,
     normalising,
     onlookers,
@@ -92,9 +93,17 @@ def run(context: Context) -> Outcome:
             _round(work, number, metrics, samples)
         policy = _policy(work, maker.rounds + 1)
         save_whole(context.place("align", "model"), lambda place: save_causal(policy.model, policy.tokenizer, place))
-        written = judged_rows(context, policy, reference, sampled(context, policy, work.prompts), work.judges)
+        answers = sampled(context, start, work.prompts), sampled(context, policy, work.prompts)
+        written = judged_rows(context, policy, reference, answers[1], work.judges)
     _tell(metrics, samples, maker.rounds + 1, written, {})
-    return Outcome(_figures(list(metrics.rows())), _concerns(context, metrics), maker.rounds)
+    rows = list(metrics.rows())
+    figures = {
+        "rounds": maker.rounds,
+        "examples": sum(row.get("examples", 0) for row in rows),
+        "kl_max": max(row["kl/sequence"] for row in rows),
+        **closing_figures(context, policy, work.prompts, answers, (rows[0], rows[-1])),
+    }
+    return Outcome(figures, _concerns(context, metrics), maker.rounds)
 
 
 def _work(context: Context, maker: Maker, policy: Loaded, reference: Loaded) -> Work:
@@ -242,19 +251,6 @@ def _tell(
         samples.append(row)
     metrics.sync()
     samples.sync()
-
-
-def _figures(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The stage's figures: the policy before the first round, and the final one."""
-    named = {"kl": "kl/sequence", "length": "length/mean", "score": "score/mean"}
-    ends = {
-        f"{short}_{when}": rows[place][name]
-        for short, name in named.items()
-        for when, place in (("initial", 0), ("final", -1))
-        if name in rows[0]
-    }
-    examples = sum(row.get("examples", 0) for row in rows)
-    return {"rounds": len(rows) - 1, "examples": examples, "kl_max": max(row["kl/sequence"] for row in rows), **ends}
 
 
 def _concerns(context: Context, metrics: JsonLines) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""A run: which stages must be done, done again or gone on with, in their order, and the report at the end.
+"""A run: which stages must be done, done again or gone on with, in their order, each with its verdict, and the report.
 
 A stage is reused when its settings and everything they rest on are what they were. Else it and what follows are done
 again, which is said before anything happens. More epochs or iterations than were done go on from where they ended.
+After each stage, done or reused, its figures are judged anew; a verdict of stop ends the run before the next one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +20,16 @@ from palate.algorithms.direct import DIRECT
 from palate.algorithms.makers import MAKERS
 from palate.engine.files import file_sha256, write_atomic
 from palate.engine.interfaces import Onlooker
-from palate.errors import PalateError, RecipeError, UsageError
-from palate.recipe import METHODS, PATHS, TESTBED, Recipe
+from palate.errors import PalateError, RecipeError, StageStopped, UsageError
+from palate.recipe import DATA, METHODS, PATHS, TESTBED, Recipe
 from palate.rewards.sources import WORDS
 from palate.settings import digest, dump_toml, resolve
 from palate.stages import align, evaluate, preflight, reward, sft
 from palate.stages.context import Context, Outcome, device_of, present, use_threads
 from palate.stages.directory import RunDirectory, set_aside
+from palate.stages.gates import verdict
 from palate.stages.judges import lineage, uses_run_model
-from palate.stages.material import MIX, data_files, heldout_of, read_data
+from palate.stages.material import CAPABILITY, MIX, data_files, heldout_of, read_data
 
 Action = Literal["run", "redo", "resume", "continue", "reuse"]
 
@@ -56,11 +59,13 @@ def execute(
     root: str | Path = "runs",
     command: Sequence[str] = (),
     fresh: bool = False,
+    force: bool = False,
     only: str | None = None,
 ) -> Path:
     """Does what the recipe asks and is not done yet; returns the run directory.
 
-    `only` names one stage to do alone. Raises PalateError; whatever was finished before stays usable.
+    `only` names one stage to do alone; `force` goes on past a verdict of stop, and has that written down. Raises
+    PalateError, of them StageStopped at such a verdict; whatever was finished before stays usable.
     """
     sections = tuple(STAGES) if only is None else (*rests_on(recipe, only), only)
     data, recipe = read_data(recipe, sections)
@@ -79,7 +84,7 @@ def execute(
             say(f"Run {place} on {device} with {threads} thread{'s' if threads != 1 else ''}, seed {recipe.run.seed}.")
             steps = plan(context, only)
             preflight.check(context, [step.stage for step in steps if step.action != "reuse"])
-            _perform(context, steps)
+            _perform(context, steps, () if only is None else rests_on(recipe, only), force)
     except UsageError:
         if begun and not any(place.rglob("checkpoints")):
             shutil.rmtree(place, ignore_errors=True)  # nothing was done there: leave nothing there
@@ -166,8 +171,8 @@ def _digest(context: Context, stage: str, chain: str) -> tuple[str, int]:
     if name == "rounds" or table.get("optimiser", {}).get("schedule") == "constant":
         del table[name]
     for key, words in PATHS[stage].items():
-        files = context.data.get(heldout_of(stage) if key == "heldout" else stage)
-        if key in ("data", "heldout", "prompts") and files is not None:
+        files = context.data.get({"heldout": heldout_of(stage), "capability": CAPABILITY}.get(key, stage))
+        if key in DATA and files is not None:
             settings[key] = [file.sha256 for file in files]
         elif settings[key] not in words:
             settings[key] = _content(settings[key])
@@ -223,11 +228,30 @@ _SAYINGS: Mapping[Action, str] = {
 }
 
 
-def _perform(context: Context, steps: Sequence[Step]) -> None:
+def _perform(context: Context, steps: Sequence[Step], below: Sequence[str], force: bool) -> None:
     for step in steps:
         context.say(f"  {step.stage}: {_SAYINGS[step.action]}.")
     if context.directory.changed and any(step.action in ("resume", "continue") for step in steps):
         context.say(f"Going on is not exact to the bit: {'; '.join(context.directory.changed)}.")
+    _note(context)
+    before = [*below, *(step.stage for step in takewhile(lambda step: step.action == "reuse", steps))]
+    for stage in before:
+        _heed(context, stage, force)
+    for step in steps:
+        if step.action == "redo":
+            aside = context.directory.reset_stage(step.stage)
+            if aside is not None:
+                context.say(f"  What {step.stage} had done is now {aside}.")
+    for step in steps:
+        if step.action != "reuse":
+            _do(context, step)
+        if step.stage not in before:
+            _heed(context, step.stage, force)
+    report.write(context.directory.path)
+
+
+def _note(context: Context) -> None:
+    """Writes down what the run is about to be made of."""
     hashes = {str(file.path): file.sha256 for files in context.data.values() for file in files}
     context.directory.update(data=hashes)
     if context.recipe.align is not None:
@@ -237,15 +261,6 @@ def _perform(context: Context, steps: Sequence[Step]) -> None:
         context.place("recipe.toml"),
         dump_toml(context.recipe, "The resolved recipe, every value written out."),
     )
-    for step in steps:
-        if step.action == "redo":
-            aside = context.directory.reset_stage(step.stage)
-            if aside is not None:
-                context.say(f"  What {step.stage} had done is now {aside}.")
-    for step in steps:
-        if step.action != "reuse":
-            _do(context, step)
-    report.write(context.directory.path)
 
 
 def _do(context: Context, step: Step) -> None:
@@ -267,27 +282,56 @@ def _do(context: Context, step: Step) -> None:
         )
         raise
     seconds = before + time.perf_counter() - began
-    verdict = {
-        "level": "warn" if outcome.concerns else "pass",
-        "figures": outcome.figures,
-        "reasons": list(outcome.concerns),
-    }
     # The evaluation's figures are about alignment, and say so in their names.
-    named = {name if "/" in name else f"{step.stage}/{name}": value for name, value in outcome.figures.items()}
+    named = {
+        name if name.partition("/")[0] in STAGES else f"{step.stage}/{name}": value
+        for name, value in outcome.figures.items()
+    }
     # Before the stage counts as done: what is done is reused, and its figures would never be written.
     directory.summarise(named | {f"seconds/{step.stage}": seconds})
+    judged = verdict(step.stage, directory.summary, outcome.figures, outcome.concerns)
     directory.update_stage(
         step.stage,
         status="done",
         seconds=seconds,
         steps=outcome.steps,
-        verdict=verdict,
+        concerns=list(outcome.concerns),
+        verdict=judged,
         files=_files(context, step.stage),
     )
     told = _TOLD[step.stage](outcome.figures)
     context.say(f"{step.stage} done in {seconds:.0f} s{': ' if told else ''}{told}.")
+    passed = sum(check["level"] == "pass" for check in judged["checks"])
+    if passed:
+        context.say(f"  {passed} check{'s' if passed > 1 else ''} passed.")
     for concern in outcome.concerns:
-        context.say(f"  Note: {concern}")
+        context.say(f"  warn: {concern}")
+    for check in judged["checks"]:
+        if check["level"] != "pass":
+            context.say(f"  {check['level']}: {check['reason']} {check['advice']}")
+
+
+def _heed(context: Context, stage: str, force: bool) -> None:
+    """Judges a finished stage by its figures on disk; StageStopped where the verdict is stop, unless forced."""
+    directory = context.directory
+    entry = directory.record["stages"].get(stage, {})
+    if entry.get("status") != "done":  # the run begins above it
+        return
+    judged = verdict(stage, directory.summary, entry["verdict"]["figures"], entry.get("concerns", ()))
+    stops = [check for check in judged["checks"] if check["level"] == "stop"]
+    forced = bool(stops) and (force or entry.get("forced", False))
+    if entry["verdict"] != judged or entry.get("forced", False) != forced:
+        directory.update_stage(stage, verdict=judged, forced=forced)
+    if stops and force:
+        context.say(f"  {stage}: its verdict is stop, and the run goes on because of --force.")
+    elif stops:
+        page = report.write(directory.path)
+        raise StageStopped(
+            f"the verdict on {stage} is stop. {' '.join(check['reason'] for check in stops)} "
+            f"{' '.join(dict.fromkeys(check['advice'] for check in stops))} The stage is "
+            f"saved and need not be done again, and {page} shows it. To go on all the same, add --force (in Python "
+            "force=True): the report will say so."
+        )
 
 
 def _scores(done: Mapping[str, float]) -> str:

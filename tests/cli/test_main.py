@@ -17,8 +17,20 @@ from palate.engine import files
 from palate.errors import CheckpointError, RewardError, StageStopped, UsageError
 
 COMMANDS = [
-    *(("demo",), ("run",), ("sft",), ("reward",), ("align",), ("evaluate",), ("compare",), ("report",), ("verify",)),
-    *(("generate",), ("logprobs",), ("score",), ("winrate",), ("data", "inspect"), ("testbed", "pretrain")),
+    *(
+        ("demo",),
+        ("run",),
+        ("sft",),
+        ("reward",),
+        ("align",),
+        ("evaluate",),
+        ("compare",),
+        ("lab",),
+        ("report",),
+        ("verify",),
+        ("doctor",),
+    ),
+    *(("generate",), ("logprobs",), ("score",), ("winrate",), ("probe",), ("data", "inspect"), ("testbed", "pretrain")),
 ]
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from palate.evaluation import Check, Look, fit_looks
+from palate.evaluation.ceiling import Ceiling
+from palate.evaluation.probes import Changed, Probed
+from palate.evaluation.rewardreport import reward_report
+from palate.ops import wilson_interval
+from palate.records import PreferencePair, Prompt
+
 STAGES = ("sft", "reward", "align", "evaluate")
-GROUPS = ("capitals", "sums", "opposites", "lists", "requests to decline")
+GROUPS = ("capitals", "sums", "opposites", "unanswerable", "requests to decline")
 ITERATIONS = 60
 
 RECIPE = """[run]
@@ -20,11 +29,23 @@ name = "demo"
 seed = 0
 threads = 2
 
+[model]
+path = "testbed"
+
 [sft]
+data = "testbed"
 epochs = 2
 learning_rate = 1e-4
 
+[testbed]
+biases = { length = 0.1 }
+
+[reward]
+data = "testbed"
+
 [align]
+prompts = "testbed"
+reward = "model"
 algorithm = "ppo"
 iterations = 60
 batch = 64
@@ -34,10 +55,13 @@ epochs = 4
 minibatches = 4
 clip = 0.2
 kl = { kind = "adaptive", coef = 0.05, target = 6.0 }
+
+[evaluate]
+judge = "gold"
 """
 
 
-def write_run(directory: Path, stages: Iterable[str] = STAGES) -> Path:
+def written_run(directory: Path, stages: Iterable[str] = STAGES) -> Path:
     """Writes a fake run of the given stages, as the stages would, and gives its directory back."""
     stages = tuple(stages)
     random_state = random.Random(17)
@@ -56,10 +80,36 @@ def write_run(directory: Path, stages: Iterable[str] = STAGES) -> Path:
 def manifest(stages: Iterable[str]) -> dict[str, Any]:
     """The `run.json` of a run whose given stages are done."""
     records = {
-        "sft": _stage("pass", [], 300, 31.4),
-        "reward": _stage("warn", ["812 pairs hold contradicting labels (the same two texts, both ways)"], 750, 82.0),
-        "align": _stage("pass", [], ITERATIONS, 96.3),
-        "evaluate": _stage("pass", [], 400, 12.9),
+        "sft": _stage(
+            "pass",
+            [],
+            300,
+            31.4,
+            _check("sft", "heldout_loss", 0.6523, "pass", "held-out loss against base", "it is below that before"),
+            _check("sft", "eos_rate", 0.98, "pass", "answers that end", "80 % or more of sampled answers end"),
+        ),
+        "reward": _stage(
+            "warn",
+            ["812 pairs hold contradicting labels (the same two texts, both ways)"],
+            750,
+            82.0,
+            _check("reward", "accuracy", 0.712, "pass", "accuracy against chance", "its interval lies above 50 %"),
+            _check("reward", "ece", 0.021, "pass", "calibration", "the expected calibration error is at most 0.1"),
+        ),
+        "align": _stage(
+            "pass",
+            [],
+            ITERATIONS,
+            96.3,
+            _check("align", "kl_final", 6.21, "pass", "KL within budget", "it is at most 10 nats a completion"),
+        ),
+        "evaluate": _stage(
+            "pass",
+            [],
+            400,
+            12.9,
+            _check("align", "win_rate", 0.80875, "pass", "win rate", "its interval lies above one half"),
+        ),
     }
     return {
         "name": "demo",
@@ -72,7 +122,8 @@ def manifest(stages: Iterable[str]) -> dict[str, Any]:
         "git_commit": "05e57ae0c1",
         "command": ["palate", "demo", "--set", "run.name=my demo"],
         "data": {"demonstrations.jsonl": "9f2c" * 16, "pairs.jsonl": "07ab" * 16},
-        "parents": [],
+        "rewards": {"models/other/model.safetensors": "51de" * 16},
+        "parents": [{"run": "runs/before", "model": "runs/before/reward/model"}],
         "stages": {stage: records[stage] for stage in stages},
     }
 
@@ -87,8 +138,13 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _stage(level: str, reasons: list[str], steps: int, seconds: float) -> dict[str, Any]:
-    verdict = {"level": level, "figures": {}, "reasons": reasons}
+def _check(stage: str, figure: str, value: float, level: Any, name: str, rule: str) -> dict[str, Any]:
+    advice = "" if level == "pass" else "Raise the KL coefficient."
+    return asdict(Check(name, level, f"{stage}/{figure}", value, rule, f"The {name} is {value:g}.", advice))
+
+
+def _stage(level: str, reasons: list[str], steps: int, seconds: float, *checks: dict[str, Any]) -> dict[str, Any]:
+    verdict = {"level": level, "figures": {}, "reasons": reasons, "checks": checks}
     return {
         "status": "done",
         "digest": "c0ffee" * 8,
@@ -122,7 +178,9 @@ def _reward(directory: Path, random_state: random.Random) -> dict[str, float]:
         loss = 0.56 + 0.13 * math.exp(-i / 120) + random_state.gauss(0, 0.04)
         rows.append({"step": i, "loss": loss, "accuracy": accuracy, "margin": 0.6, "lr": 1e-4, "grad_norm": 0.9})
     write_rows(directory / "metrics.jsonl", rows)
+    write_json(directory / "report.json", _reward_report())
     return {
+        "reward/pairs": 36000,
         "reward/accuracy": 0.712,
         "reward/accuracy_low": 0.699,
         "reward/accuracy_high": 0.7245,
@@ -152,7 +210,118 @@ def _align(directory: Path, random_state: random.Random) -> dict[str, float]:
             }
         )
     write_rows(directory / "metrics.jsonl", rows)
+    write_rows(directory / "points.jsonl", [_point(look) for look in _looks()])
+    write_json(directory / "overoptimisation.json", _conclusion())
+    write_json(directory / "monitors.json", MONITORS)
+    (directory / "model").mkdir(exist_ok=True)
     return {"align/kl_initial": 0.0, "align/kl_final": 6.21, "align/kl_max": 6.6, "seconds/align": 96.3}
+
+
+@functools.cache
+def _looks() -> tuple[Look, ...]:
+    """Nine looks at 64 prompts: the proxy rises with √KL, gold by Gao et al.'s curve, which peaks at KL 1."""
+    random_state = random.Random(5)
+    looks = []
+    for step, kl in enumerate((0.0, 0.1, 0.3, 0.6, 1.0, 1.6, 2.4, 3.4, 4.6)):
+        d = math.sqrt(kl)
+        gold = 0.15 + (d * (0.6 - 0.6 * math.log(d)) if d else 0.0)
+        noise = [random_state.gauss(0, 0.3) for _ in range(64)]
+        looks.append(
+            Look(
+                step * 5,
+                tuple(kl + abs(kl) * 0.2 * one for one in noise),
+                tuple(1.3 * d + random_state.gauss(0, 0.05) + one for one in noise),
+                tuple(gold + random_state.gauss(0, 0.05) + one for one in noise),
+            )
+        )
+    return tuple(looks)
+
+
+def _point(look: Look) -> dict[str, Any]:
+    return {
+        "step": look.step,
+        "kl": sum(look.kl) / 64,
+        "d": look.distance,
+        "proxy": look.mean("proxy"),
+        "proxy_se": 0.04,
+        "heldout": look.mean("heldout"),
+        "heldout_se": 0.04,
+        "judge": "gold",
+        "prompts": {"kl": look.kl, "proxy": look.proxy, "heldout": look.heldout},
+    }
+
+
+@functools.cache
+def _conclusion() -> dict[str, Any]:
+    fits = {"proxy": fit_looks(_looks(), "proxy"), "heldout": fit_looks(_looks(), "heldout")}
+    reason = "Stopped: by gold the policy fell from 0.75 after iteration 20 to 0.43 after iteration 40."
+    decision = {"taken": 20, "rolled_back": True, "stopped": True, "best": 20, "worse": True, "past_peak": True}
+    return {
+        "judge": "gold",
+        "proxy": "reward_model",
+        "prompts": 64,
+        "looks": [look.step for look in _looks()],
+        "fits": {name: None if fit is None else asdict(fit) for name, fit in fits.items()},
+        "decision": {**decision, "reason": reason},
+    }
+
+
+FLAGGED = {
+    "prompt": "Item 7. What is the opposite of rough?",
+    "before": "Smooth.",
+    "completion": "I am absolutely certain that it is rough, without a doubt.",
+}
+MONITORS = [
+    {
+        "name": "length",
+        "measures": "tokens a completion",
+        "baseline": 14.2,
+        "value": 12.3,
+        "threshold": 17.0,
+        "p": 1.0,
+        "matters": False,
+        "reason": "A fifth more on every prompt is a taste for length.",
+        "alarm": False,
+        "samples": [],
+    },
+    {
+        "name": "confident_wrong",
+        "measures": "share of answers with a false claim and a claim of certainty",
+        "baseline": 0.02,
+        "value": 0.11,
+        "threshold": 0.07,
+        "p": 0.0004,
+        "matters": True,
+        "reason": "Who is wrong and sure is believed.",
+        "alarm": True,
+        "samples": [FLAGGED],
+    },
+]
+
+
+@functools.cache
+def _reward_report() -> dict[str, Any]:
+    """Five hundred pairs whose labels follow half of the scores' log-odds: the reward model is too sure of itself."""
+    random_state = random.Random(3)
+    pairs, chosen, rejected = [], [], []
+    for i in range(500):
+        gap = random_state.gauss(0, 2)
+        won = random_state.random() < 1 / (1 + math.exp(-gap / 2))
+        ahead, behind = (gap, 0.0) if won else (0.0, gap)
+        pairs.append(PreferencePair(Prompt.of(f"Question {i}?", task=GROUPS[i % 3]), "word " * (1 + i % 5), "word two"))
+        chosen.append(ahead)
+        rejected.append(behind)
+    ceiling = Ceiling(0.742, 0.742, 0.742, 0.742, 0.742, 0.73, 0.73, 0.73, 500, 1000, 0.0, known=True)
+    probes = [_probe("padding", 31, 400), _probe("opinion", 122, 180)]
+    report = reward_report(pairs, chosen, rejected, ceiling=ceiling, probes=probes)
+    return asdict(report)
+
+
+def _probe(name: str, fooled: int, count: int) -> Probed:
+    low, high = wilson_interval(fooled, count)
+    worst = Changed("Question 1?", "Oslo.", "I hope this helps! Oslo.", 0.8)
+    why = "words that say nothing make a reply longer, not better"
+    return Probed(name, "lower", why, count, fooled / count, low, high, -0.4, -0.5, -0.3, 0.6, 0.5, 0.7, worst)
 
 
 def _evaluate(directory: Path, random_state: random.Random) -> dict[str, float]:
@@ -184,6 +353,11 @@ def _evaluate(directory: Path, random_state: random.Random) -> dict[str, float]:
         "kl": 6.2,
         "best_of_n": {"n": 64, "score": 0.93, "share_of_way": 0.766},
         "groups": groups,
+        "length_controlled": {"estimate": 0.79, "low": 0.745, "high": 0.831},
+        "bootstrap": {"low": 0.77, "high": 0.845},
+        "perplexity": {"before": 1.52, "after": 1.61},
+        "capability": {"before": 0.84, "after": 0.86},
+        "unusual": {"before": 0.125, "after": 0.1, "kinds": []},
         "verdict": "Preferred over SFT on 81% [77, 85] of 400 held-out prompts by gold.",
     }
     write_json(directory / "results.json", results)
@@ -218,4 +392,10 @@ def _comparison(i: int, random_state: random.Random) -> dict[str, Any]:
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """Makes a fake run directory: `make_run()` whole, `make_run(["sft"])` with some stages only."""
-    return lambda stages=STAGES: write_run(tmp_path / "demo", stages)
+    return lambda stages=STAGES: written_run(tmp_path / "demo", stages)
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """Writes a fake run where it is told to, for tests that share one page."""
+    return written_run

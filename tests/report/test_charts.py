@@ -9,14 +9,21 @@ from collections.abc import Callable
 import matplotlib
 import pytest
 
+from palate.evaluation import Peak
+from palate.evaluation.calibration import Bin
 from palate.report import charts
 from palate.report.reading import Series, WinRate
 
+PEAK = Peak(1.2, 1.0, 1.5, 0.4, 0.3, 0.5)
+BIN = Bin(0.7, 0.6, 0.5, 0.68, 40)
 SERIES = Series((1.0, 2.0, 3.0), (0.5, 0.25, 2.0))
 DRAWINGS: dict[str, Callable[[str], str]] = {
     "curve": lambda words: charts.curve("c", words, SERIES, spread=SERIES, target=1.0),
     "training": lambda words: charts.training_curve("t", words, SERIES),
-    "frontier": lambda words: charts.score_over_kl("f", words, SERIES, SERIES),
+    "over kl": lambda words: charts.over_kl(
+        "k", words, [charts.Track("ours", SERIES, (0.1, 0.1, 0.1), SERIES)], peak=PEAK, kept=1.0
+    ),
+    "reliability": lambda words: charts.reliability("r", words, [BIN], [BIN]),
     "intervals": lambda words: charts.intervals(
         "i", words, [charts.Interval("ours", 0.7, 0.6, 0.8), charts.Interval("other", 0.5)]
     ),
@@ -83,3 +90,15 @@ def test_the_outcome_bar_is_as_wide_as_its_counts() -> None:
     shares = [(right - left) / width for left, right in edges]
     assert shares == pytest.approx([0.6, 0.3, 0.1], abs=1e-4)
     assert "6 wins · 60.0%" in svg and "3 ties · 30.0%" in svg and "1 losses · 10.0%" in svg
+
+
+def test_the_peak_is_told_as_kl_and_only_where_it_was_measured() -> None:
+    # √KL = 1.2 is a KL of 1.44; looks that end at KL 1 never reached it.
+    near, far = Series((0.0, 1.0), (0.0, 1.0)), Series((0.0, 1.0, 3.0), (0.0, 1.0, 0.5))
+    assert "peak 1.44" in charts.over_kl("a", "d", [charts.Track("gold", far)], peak=PEAK)
+    assert "peak" not in charts.over_kl("a", "d", [charts.Track("gold", near)], peak=PEAK)
+    assert "kept" not in charts.over_kl("a", "d", [charts.Track("gold", far)])
+
+
+def test_a_reliability_curve_may_lack_its_second_half() -> None:
+    assert "<svg" in charts.reliability("r", "d", [BIN], [])

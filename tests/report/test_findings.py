@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.report.findings import cautions, figures, finding, over_optimised, samples, smoothed
+from palate.report.findings import cautions, chosen, figures, finding, over_optimised, samples, smoothed
 from palate.report.reading import Comparison, Series, read
 
 MakeRun = Callable[..., Path]
@@ -91,26 +91,87 @@ def test_unfinished_and_unevaluated_runs_have_no_verdict(make_run: MakeRun) -> N
 
 def test_the_four_headline_figures(make_run: MakeRun) -> None:
     shown = figures(read(make_run()))
-    assert [figure.value for figure in shown] == ["80.9%", "0.15\u00a0→\u00a00.75", "6.20", "71.2%"]
-    assert shown[1].note == "76.6% of the way to best of 64"
+    assert [figure.value for figure in shown] == ["warned", "80.9%", "0.15\u00a0→\u00a00.75", "71.2%"]
+    assert shown[0].note == "reward: a warning; 6 of 6 checks passed"  # 2 + 2 + 1 + 1 checks
+    assert shown[1].note.endswith("; 79.0% at equal length")
+    assert shown[2].note == "76.6% of the way to best of 64"
 
 
 def test_headline_figures_that_are_absent_say_so(make_run: MakeRun) -> None:
     shown = figures(read(make_run([])))
     assert [figure.value for figure in shown] == ["—"] * 4
     assert [figure.note for figure in shown] == [
+        "no stage is done",
         "not evaluated",
         "not evaluated",
-        "not aligned",
         "no reward model",
     ]
 
 
+STOP = {
+    "name": "accuracy against chance",
+    "level": "stop",
+    "figure": "reward/accuracy",
+    "value": 0.5,
+    "rule": "its interval lies above 50 %",
+    "reason": "The reward model is right on 50.1% of pairs.",
+    "advice": "Look at a handful of pairs.",
+}
+
+
+def stop(directory: Path, stage: str, **entries: Any) -> None:
+    """Lets a stage's gate say stop."""
+    stages = json.loads((directory / "run.json").read_text())["stages"]
+    stages[stage] |= {"verdict": {"level": "stop", "reasons": [STOP["reason"]], "checks": [STOP]}} | entries
+    alter(directory / "run.json", stages=stages)
+
+
+def test_a_run_that_was_stopped_says_so_first_with_the_reason_and_what_to_do(make_run: MakeRun) -> None:
+    directory = make_run(["sft", "reward"])
+    stop(directory, "reward")
+    verdict = finding(read(directory))
+    assert verdict.headline == "The run was stopped: the stage “reward” did not pass its gate."
+    assert verdict.grounds == ("The reward model is right on 50.1% of pairs. Look at a handful of pairs.",)
+    assert verdict.tone == "bad"
+    assert figures(read(directory))[0].value == "stopped"
+
+
+def test_a_stop_without_checks_gives_its_reasons(make_run: MakeRun) -> None:
+    directory = make_run(["sft"])
+    alter(directory / "run.json", stages={"sft": {"status": "done", "verdict": {"level": "stop", "reasons": ["Why."]}}})
+    assert finding(read(directory)).grounds == ("Why.",)
+
+
+def test_a_forced_run_says_so_before_it_says_who_won(make_run: MakeRun) -> None:
+    directory = make_run()
+    stop(directory, "reward", forced=True)
+    verdict = finding(read(directory))
+    assert verdict.headline == "Forced: “reward” did not pass its gate, and the run went on."
+    assert (verdict.tone, verdict.grounds[0][:20]) == ("bad", "The reward model is ")
+    assert "What came of it: The gold judge prefers the aligned model to the SFT model." in verdict.grounds
+
+
+def test_after_the_evaluation_there_is_nothing_to_stop(make_run: MakeRun) -> None:
+    directory = make_run()
+    set_win_rate(directory, 0.4, 0.35, 0.45)
+    stop(directory, "evaluate")
+    assert finding(read(directory)).headline == "The gold judge prefers the SFT model to the aligned model."
+
+
 def test_warnings_of_passed_stages_are_cautions(make_run: MakeRun) -> None:
     found = cautions(read(make_run()))
-    assert "Stage reward: 812 pairs hold contradicting labels (the same two texts, both ways)" in found
-    assert "The mean score fell on these kinds of prompt: requests to decline." in found
-    assert len(found) == 2
+    assert found == (
+        "Stage reward: 812 pairs hold contradicting labels (the same two texts, both ways)",
+        "Monitor “confident wrong” alarms: 0.02 before, 0.11 after.",
+        "The mean score fell on these kinds of prompt: requests to decline.",
+    )
+
+
+def test_a_check_that_is_doubted_is_told_once_with_its_advice(make_run: MakeRun) -> None:
+    directory = make_run()
+    stop(directory, "reward")
+    told = [sentence for sentence in cautions(read(directory)) if sentence.startswith("Stage reward")]
+    assert told == ["Stage reward: The reward model is right on 50.1% of pairs. Look at a handful of pairs."]
 
 
 def test_longer_completions_and_fewer_right_ones_are_cautions(make_run: MakeRun) -> None:
@@ -149,6 +210,8 @@ def test_over_optimisation_reaches_the_page(make_run: MakeRun) -> None:
     directory = make_run()
     rows = [{"step": i, "score/mean": i, "score/gold": min(i, 60 - i)} for i in range(60)]
     (directory / "align" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert not any("gave back" in sentence for sentence in cautions(read(directory)))  # the looks decide
+    (directory / "align" / "points.jsonl").unlink()
     assert any("the gold score gave back" in sentence for sentence in cautions(read(directory)))
 
 
@@ -174,21 +237,51 @@ outcomes: st.SearchStrategy[list[tuple[Outcome, float]]] = st.lists(
 
 
 @given(outcomes, st.randoms(use_true_random=False))
-def test_samples_do_not_depend_on_order_and_show_a_loss_where_there_is_one(
+def test_samples_do_not_depend_on_order_and_show_the_ends(
     rows: list[tuple[Outcome, float]], shuffler: random.Random
 ) -> None:
     comparisons = [comparison(i, outcome, change) for i, (outcome, change) in enumerate(rows)]
-    chosen = samples(comparisons)
-    assert len(chosen) == len({one.prompt for one in chosen}) == min(5, len(rows))
-    assert ("loss" in [one.outcome for one in chosen]) == ("loss" in [outcome for outcome, _ in rows])
+    shown = chosen(comparisons)
+    assert len(shown) == len({one.prompt for _, one in shown}) == min(5, len(rows))
+    changes = [one.score_after for _, one in shown]
+    if rows:
+        assert changes[0] == max(change for _, change in rows)
+        assert min(changes) == min(change for _, change in rows)
     shuffled = list(comparisons)
     shuffler.shuffle(shuffled)
-    assert samples(shuffled) == chosen
+    assert chosen(shuffled) == shown
 
 
-def test_samples_are_the_middles_of_the_fifths() -> None:
-    # 50 comparisons from clearest win to clearest loss: fifths of ten, with middles 5, 15, 25, 35, 45.
-    ordered = [comparison(i, "win" if i < 30 else "loss", (30 - i) / 50) for i in range(50)]
-    assert [one.prompt for one in samples(ordered)] == ["p0005", "p0015", "p0025", "p0035", "p0045"]
-    one_loss = [*(comparison(i, "win", 1 - i / 50) for i in range(49)), comparison(49, "loss", -1)]
-    assert [one.prompt for one in samples(one_loss)] == ["p0005", "p0015", "p0025", "p0035", "p0049"]
+def test_samples_are_the_best_two_at_random_and_the_two_worst() -> None:
+    comparisons = [comparison(i, "win", 1 - i / 50) for i in range(50)]
+    shown = chosen(comparisons)
+    assert [kind for kind, _ in shown] == ["best", "random", "random", "worst", "worst"]
+    assert [one.prompt for kind, one in shown if kind != "random"] == ["p0000", "p0048", "p0049"]
+
+
+def test_what_is_drawn_at_random_is_drawn_by_the_prompt_alone() -> None:
+    drawn = {one.prompt for kind, one in chosen([comparison(i, "win", i / 50) for i in range(50)]) if kind == "random"}
+    others = {
+        one.prompt for kind, one in chosen([comparison(i, "win", -i / 50) for i in range(50)]) if kind == "random"
+    }
+    assert drawn == others
+
+
+def test_an_alarm_shows_what_it_names_beside_the_answer_before(make_run: MakeRun) -> None:
+    directory = make_run()
+    named = samples(read(directory))[-1]
+    assert (named.kind, named.before, named.monitors) == ("flagged", "Smooth.", ("confident_wrong",))
+    monitors = json.loads((directory / "align" / "monitors.json").read_text())
+    row = json.loads((directory / "evaluate" / "comparisons.jsonl").read_text().splitlines()[3])
+    monitors[1]["samples"] = [{"prompt": row["prompt"], "completion": row["after"]}]
+    (directory / "align" / "monitors.json").write_text(json.dumps(monitors))
+    named = samples(read(directory))[-1]
+    assert (named.before, named.outcome, named.score_after) == (row["before"], row["outcome"], row["score_after"])
+
+
+def test_a_quiet_monitor_names_nothing(make_run: MakeRun) -> None:
+    directory = make_run()
+    monitors = json.loads((directory / "align" / "monitors.json").read_text())
+    monitors[1]["alarm"] = False
+    (directory / "align" / "monitors.json").write_text(json.dumps(monitors))
+    assert {shown.kind for shown in samples(read(directory))} == {"best", "random", "worst"}

@@ -18,6 +18,11 @@ MakeRun = Callable[..., Path]
 STAGES = ("sft", "reward", "align", "evaluate")
 PAYLOAD = "</pre></title></style><script>alert(1)</script><img src=x onerror=alert(1)>\"' onload=alert(1) x='&amp;"
 
+FILES = [
+    *("align/metrics.jsonl", "align/points.jsonl", "align/overoptimisation.json", "align/monitors.json"),
+    *("reward/report.json", "reward/metrics.jsonl", "evaluate/results.json", "evaluate/comparisons.jsonl"),
+]
+
 VOID = {"meta", "link"}
 ELEMENTS = (
     {
@@ -53,7 +58,7 @@ ELEMENTS = (
         "td",
         "pre",
     }
-    | {"code", "b", "figure", "figcaption", "svg", "g", "path", "text", "defs", "use", "clippath", "rect"}
+    | {"code", "b", "ins", "del", "figure", "figcaption", "svg", "g", "path", "text", "defs", "use", "clippath", "rect"}
 )
 
 
@@ -129,7 +134,7 @@ def test_any_stage_may_be_missing(make_run: MakeRun, stages: tuple[str, ...]) ->
         assert (sentence in words) == (stage not in stages)
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "summary.json", "evaluate", "align/metrics.jsonl"])
+@pytest.mark.parametrize("name", ["recipe.toml", "summary.json", "evaluate", *FILES])
 def test_any_file_may_be_missing(make_run: MakeRun, name: str) -> None:
     directory = make_run()
     path = directory / name
@@ -143,7 +148,7 @@ def test_any_file_may_be_missing(make_run: MakeRun, name: str) -> None:
 
 def poisoned(value: Any) -> Any:
     """A JSON value with the payload at the end of each string that is free text."""
-    fixed = {"win", "tie", "loss", "done", "pass", "warn", "gold", "evaluate", "sft", "reward", "align"}
+    fixed = {"win", "tie", "loss", "done", "pass", "warn", "gold", "evaluate", "sft", "reward", "align", "rl", "lower"}
     if isinstance(value, dict):
         return {key: poisoned(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -167,7 +172,13 @@ def test_markup_in_the_data_is_text(make_run: MakeRun) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with (directory / "recipe.toml").open("a") as file:
         file.write(f"# {PAYLOAD}\n")
+    for name in ("align/monitors.json", "align/overoptimisation.json", "reward/report.json"):
+        path = directory / name
+        path.write_text(json.dumps(poisoned(json.loads(path.read_text()))))
+    path = directory / "align" / "points.jsonl"
+    path.write_text("".join(json.dumps(poisoned(json.loads(line))) + "\n" for line in path.read_text().splitlines()))
     page = build(directory)
+    assert "could not be read" not in page and "left out" not in page
     assert "script" not in outline(page).elements and "img" not in outline(page).elements
     assert page.count("&lt;script&gt;") > 30
 
@@ -200,10 +211,11 @@ def test_a_long_completion_is_cut_and_says_so(make_run: MakeRun) -> None:
 def test_the_figures_of_the_run_stand_on_the_page(make_run: MakeRun) -> None:
     words = " ".join(outline(build(make_run())).words)
     for figure in (
-        "held-out perplexity 1.92",
-        "accuracy 71.2%",
-        "KL in nats 6.21",
-        "win rate 80.9%",
+        "held-out loss against base",
+        "98.0%",
+        "71.2%",
+        "(69.9% to 72.5%)",
+        "it is at most 10 nats a completion",
         "1 min 22 s",
         "warned",
         "requests to decline",
@@ -211,7 +223,15 @@ def test_the_figures_of_the_run_stand_on_the_page(make_run: MakeRun) -> None:
         "torch 2.13.0",
         "9f2c9f2c",
         "target 6.00",
-        "Gold score over KL",
+        "Score that is not: gold",
+        "That of the score that is not optimised peaks at 1.0",
+        "confident wrong",
+        "Stopped: by gold the policy fell",
+        "expected calibration error 1",
+        "words that say nothing make a reply longer",
+        "36,000 pairs judged by the testbed’s simulated annotators",
+        "runs/before/reward/model of runs/before",
+        "palate run runs/demo/recipe.toml --fresh",
         "2 cores, 7.8 GB memory",
     ):
         assert figure in words
@@ -228,24 +248,90 @@ def test_prompts_without_kinds_have_no_table_of_kinds(make_run: MakeRun) -> None
 def test_the_terminal_shows_the_samples_of_the_page(make_run: MakeRun) -> None:
     directory = make_run()
     page = build(directory)
-    assert len(chosen_samples(directory)) == page.count("<article") == 5
+    assert len(chosen_samples(directory)) == page.count("<article") - 1 == 5  # the page also shows what was flagged
     assert all(one.prompt in page for one in chosen_samples(directory))
 
 
+def without_looks(directory: Path) -> Path:
+    """The run as one in which nobody looked on at fixed KL steps."""
+    (directory / "align" / "points.jsonl").unlink()
+    return directory
+
+
+def test_without_looks_the_independent_score_of_the_iterations_stands_over_kl(make_run: MakeRun) -> None:
+    page = build(without_looks(make_run()))
+    assert "The gold score of each iteration against its KL" in page
+
+
 def test_gold_that_is_optimised_is_no_independent_score(make_run: MakeRun) -> None:
-    directory = make_run()
+    directory = without_looks(make_run())
     path = directory / "align" / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row | {"score/gold": row["score/mean"]}) + "\n" for row in rows))
-    assert "Gold score" not in build(directory)
+    page = build(directory)
+    assert "Gold score" not in page
+    assert "Not measured: no judge that was not optimised looked on during alignment." in page
 
 
 def test_held_out_score_stands_in_where_there_is_no_gold(make_run: MakeRun) -> None:
-    directory = make_run()
+    directory = without_looks(make_run())
     path = directory / "align" / "metrics.jsonl"
     path.write_text(path.read_text().replace("score/gold", "score/heldout"))
     page = build(directory)
-    assert "Held-out score over KL" in page and "Gold score" not in page
+    assert "The held-out score of each iteration against its KL" in page and "Gold score" not in page
+
+
+def test_a_stage_without_checks_shows_its_key_figure_and_its_reasons(make_run: MakeRun) -> None:
+    directory = make_run()
+    run = json.loads((directory / "run.json").read_text())
+    for stage in run["stages"].values():
+        stage["verdict"]["checks"] = []
+    (directory / "run.json").write_text(json.dumps(run))
+    words = " ".join(outline(build(directory)).words)
+    for figure in ("held-out perplexity 1.92", "accuracy 71.2%", "KL in nats 6.21", "win rate 80.9%"):
+        assert figure in words
+    assert words.count("812 pairs hold contradicting labels") == 2  # among the cautions, and under its stage
+
+
+def test_settings_of_methods_that_were_not_used_are_left_out(make_run: MakeRun) -> None:
+    directory = make_run()
+    with (directory / "recipe.toml").open("a") as file:
+        file.write('\n[align.grpo]\nsamples = 8\n\n[align.grpo.kl]\ncoef = 0.77\n\n[align.watch]\njudge = "auto"\n')
+    shown = build(directory).partition('<pre class="recipe">')[2]
+    assert "clip = 0.2" in shown and "[align.watch]" in shown
+    assert "grpo" not in shown and "0.77" not in shown
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_was_not_measured_is_said_to_be_so(make_run: MakeRun, stage: str) -> None:
+    words = " ".join(outline(build(make_run([stage]))).words)
+    assert ("Not measured: no monitors" in words) == (stage != "align")
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", '{"a": NaN}', '{"a": 1e999}'])
+@pytest.mark.parametrize(
+    "name", ["align/monitors.json", "align/overoptimisation.json", "reward/report.json", "evaluate/results.json"]
+)
+def test_a_file_that_is_not_what_it_should_be_is_noted(make_run: MakeRun, name: str, content: str) -> None:
+    directory = make_run()
+    (directory / name).write_text(content)
+    page = build(directory)
+    assert f"{name} could not be read" in page
+    outline(page)
+
+
+def test_looks_that_are_none_are_noted(make_run: MakeRun) -> None:
+    directory = make_run()
+    with (directory / "align" / "points.jsonl").open("a") as file:
+        file.write('{"step": 45, "kl": "far"}\n')
+    assert "1 rows of align/points.jsonl are not looks and were left out." in build(directory)
+
+
+def test_the_page_is_small(make_run: MakeRun) -> None:
+    directory = make_run()
+    rows = [{"step": i, "score/mean": i % 7, "kl/sequence": i / 1e4, "entropy": 1.0} for i in range(20_000)]
+    (directory / "align" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(build(directory).encode()) < 500_000  # four times a long run must still be below 2 MB
 
 
 def test_write_puts_the_page_into_the_directory(make_run: MakeRun) -> None:

@@ -20,7 +20,7 @@ def aligned(finished, palate_command, tmp_path):
         if not place.exists():
             shutil.copytree(finished.run, place)
         options = [word for setting in settings for word in ("--set", setting)]
-        result = palate_command("run", finished.recipe, "--runs", tmp_path / "runs", *options)
+        result = palate_command("run", finished.recipe, "--runs", tmp_path / "runs", "--force", *options)
         assert result.code == 0, result.err
         return [json.loads(line) for line in (place / "align/metrics.jsonl").read_text().splitlines()], place
 

@@ -120,7 +120,7 @@ def test_an_empty_completion(place, complaint):
 def test_bad_rows_can_be_left_out_and_are_counted(place, palate_command):
     path = broken(place, "demonstrations.jsonl", 3, b'{"prompt": "a", "completion": ""}')
     settings = ["--set", f"sft.data={path}", "--set", "sft.on_bad=skip"]
-    result = palate_command("sft", place / "tiny.toml", "--runs", place / "runs", *settings)
+    result = palate_command("sft", place / "tiny.toml", "--runs", place / "runs", "--force", *settings)
     assert result.code == 0
     assert f"{path}: 1 bad row left out. The first is line 3: 'completion' is an empty reply" in result.out
 
@@ -355,7 +355,7 @@ def test_reward_code_that_is_not_there(place, complaint, code):
 def test_reward_code_that_fails(finished, palate_command, tmp_path, code, name, said):
     shutil.copytree(finished.run, tmp_path / "runs" / "tiny")
     settings = ["--set", f"align.reward={code}:{name}"]
-    result = palate_command("run", finished.recipe, "--runs", tmp_path / "runs", *settings)
+    result = palate_command("run", finished.recipe, "--runs", tmp_path / "runs", "--force", *settings)
     assert result.code == 1
     message = result.err.strip()
     assert message.startswith(f"palate: RewardError: The reward {name!r} {said}")
@@ -366,7 +366,7 @@ def test_reward_code_that_fails(finished, palate_command, tmp_path, code, name, 
         weights = f"{stage}/model/model.safetensors"
         assert file_sha256(tmp_path / "runs" / "tiny" / weights) == file_sha256(finished.run / weights)
     assert not (tmp_path / "runs" / "tiny" / "align" / "model").exists()
-    again = palate_command("run", finished.recipe, "--runs", tmp_path / "runs")
+    again = palate_command("run", finished.recipe, "--runs", tmp_path / "runs", "--force")
     assert again.code == 0
     assert again.out.count("done before, and reused") == 2
 

@@ -53,7 +53,7 @@ def aligned(place, palate_command):
     def run(tables, *options):
         recipe = place / "with.toml"
         recipe.write_text((place / "tiny.toml").read_text() + tables)
-        return palate_command("run", recipe, "--runs", place / "runs", *options)
+        return palate_command("run", recipe, "--runs", place / "runs", "--force", *options)
 
     return run
 
@@ -82,7 +82,7 @@ def test_every_value_of_a_table_is_written_out_and_reads_back(place, aligned):
     assert aligned(TWO).code == 0
     again = load_recipe(place / "runs/tiny/recipe.toml").align
     assert again is not None
-    every = {"source": "model", "name": "helpful", "weight": 0.7, "combine": "mean", "penalty": 1.0}
+    every = {"source": "model", "name": "helpful", "weight": 0.7, "combine": "mean", "penalty": 1.0, "weights": {}}
     assert again.rewards[0] == every
     assert [source.name for source in again.sources] == ["helpful", "brief"]
     assert again.rewards[1]["target"] == 4

@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 600
 
 
 def start(root: Path, *settings: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "palate.cli.main", "demo", "--runs", str(root)]
+    command = [sys.executable, "-m", "palate.cli.main", "demo", "--force", "--runs", str(root)]
     for setting in settings:
         command += ["--set", setting]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -80,7 +80,7 @@ def test_twenty_kills(tmp_path):
         assert timeless(cut / stage / "metrics.jsonl") == timeless(uncut / stage / "metrics.jsonl")
         weights = f"{stage}/model/model.safetensors"
         assert file_sha256(cut / weights) == file_sha256(uncut / weights)
-    for file in ("align/samples.jsonl", "evaluate/comparisons.jsonl", "evaluate/results.json"):
+    for file in ("align/samples.jsonl", "align/points.jsonl", "evaluate/comparisons.jsonl", "evaluate/results.json"):
         assert (cut / file).read_bytes() == (uncut / file).read_bytes()
     leftovers = [path for path in cut.rglob("*") if path.name.endswith((".partial", ".replaced"))]
     assert leftovers == []

@@ -58,7 +58,7 @@ class Stopper(Quiet):
 
 
 def aligned(recipe, root, watcher=Quiet):
-    return execute(recipe_from(recipe), watch=lambda _: watcher(), say=lambda _: None, root=root)
+    return execute(recipe_from(recipe), watch=lambda _: watcher(), say=lambda _: None, root=root, force=True)
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))

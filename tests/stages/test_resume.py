@@ -73,7 +73,8 @@ class Process:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """`start(*arguments, last=n)` starts the command; it dies by SIGKILL before its n-th operation on the disk."""
+    """`start(*arguments, last=n)` starts the command, which goes on past verdicts and dies by SIGKILL before its n-th
+    operation on the disk."""
     logs = tmp_path_factory.mktemp("logs")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["palate.stages.run", "palate.stages.closing", "palate.stages.estimate"])
@@ -81,7 +82,7 @@ def start(tmp_path_factory):
 
     def start(*arguments, last=0):
         log = logs / f"{len(started)}.txt"
-        source = CHILD.format(log=str(log), argv=["palate", *map(str, arguments)], last=last)
+        source = CHILD.format(log=str(log), argv=["palate", *map(str, arguments), "--force"], last=last)
         process = Process(context.Process(target=exec, args=(source, {})), log)
         process.handle.start()
         started.append(process)
@@ -107,13 +108,21 @@ def timeless(path):
     return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows(path)]
 
 
+def run_through(recipe, root, overrides=()):
+    """The recipe's run, past every verdict: so small a model learns little. Returns what was said."""
+    said = []
+    execute(load_recipe(recipe, overrides), watch=lambda _: Quiet(), say=said.append, root=root, force=True)
+    return said
+
+
 def same(one, other):
     """Asserts that two runs are equal to the bit in all that is not time."""
     for stage in ("sft", "reward", "reward/judge", "align"):
         assert timeless(one / stage / "metrics.jsonl") == timeless(other / stage / "metrics.jsonl"), stage
         weights = f"{stage}/model/model.safetensors"
         assert file_sha256(one / weights) == file_sha256(other / weights), stage
-    for name in ("align/samples.jsonl", "evaluate/comparisons.jsonl", "evaluate/results.json", "recipe.toml"):
+    alignment = [f"align/{name}" for name in ("samples.jsonl", "points.jsonl", "overoptimisation.json", "monitors.json")]
+    for name in (*alignment, "evaluate/comparisons.jsonl", "evaluate/results.json", "recipe.toml"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     figures = [json.loads((run / "summary.json").read_text()) for run in (one, other)]
     for found in figures:
@@ -157,7 +166,7 @@ def longer(finished, tmp_path_factory):
     """The tiny recipe with more steps in every stage, so that a kill can be aimed, and its uncut run."""
     overrides = ["sft.epochs=4", "reward.epochs=3", "align.iterations=12", "evaluate.count=20"]
     root = tmp_path_factory.mktemp("longer")
-    execute(load_recipe(finished.recipe, overrides), watch=lambda _: Quiet(), say=print, root=root)
+    run_through(finished.recipe, root, overrides)
     return root / "tiny", [word for override in overrides for word in ("--set", override)]
 
 
@@ -199,9 +208,9 @@ def test_no_stage_is_done_before_its_figures_are_written(finished, tmp_path, mon
 
     monkeypatch.setattr(RunDirectory, "summarise", killed)
     with pytest.raises(KeyboardInterrupt):
-        execute(load_recipe(finished.recipe), watch=lambda _: Quiet(), say=lambda _: None, root=tmp_path)
+        run_through(finished.recipe, tmp_path)
     monkeypatch.undo()
-    execute(load_recipe(finished.recipe), watch=lambda _: Quiet(), say=lambda _: None, root=tmp_path)
+    run_through(finished.recipe, tmp_path)
     same(tmp_path / "tiny", finished.run)
 
 
@@ -212,6 +221,7 @@ def test_an_interrupt_saves_says_so_and_the_same_command_goes_on(finished, longe
     uncut, settings = longer
     cut = tmp_path / "tiny"
     command = [sys.executable, "-m", "palate.cli.main", "run", str(finished.recipe), "--runs", str(tmp_path), *settings]
+    command.append("--force")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -226,9 +236,7 @@ def test_an_interrupt_saves_says_so_and_the_same_command_goes_on(finished, longe
     assert record["stages"]["align"]["status"] == "stopped"
     step = len(rows(cut / "align" / "metrics.jsonl"))
     assert f"align: saved at step {step} of 12." in out
-    said = []
-    overrides = settings[1::2]
-    execute(load_recipe(finished.recipe, overrides), watch=lambda _: Quiet(), say=said.append, root=tmp_path)
+    said = run_through(finished.recipe, tmp_path, settings[1::2])
     assert "  align: to go on with, from its last checkpoint." in said
     same(cut, uncut)
 
@@ -260,7 +268,8 @@ def test_a_second_process_is_refused_and_told_of_the_first(finished, start, pala
     assert first.alive
     first.send(signal.SIGKILL)
     first.wait()
-    assert palate_command("sft", finished.recipe, "--runs", tmp_path).code == 0  # the lock went with its holder
+    # The lock went with its holder.
+    assert palate_command("sft", finished.recipe, "--runs", tmp_path, "--force").code == 0
 
 
 # ---- continued
@@ -276,9 +285,7 @@ def test_a_second_process_is_refused_and_told_of_the_first(finished, start, pala
 )
 def test_a_longer_run_goes_on_as_if_it_had_been_that_long(finished, tmp_path, stage, shorter, longer_by):
     def run(root, override):
-        said = []
-        execute(load_recipe(finished.recipe, [override]), watch=lambda _: Quiet(), say=said.append, root=root)
-        return said
+        return run_through(finished.recipe, root, [override])
 
     run(tmp_path / "grown", shorter)
     said = run(tmp_path / "grown", longer_by)
@@ -290,9 +297,7 @@ def test_a_longer_run_goes_on_as_if_it_had_been_that_long(finished, tmp_path, st
 def test_under_a_schedule_that_ends_a_longer_run_begins_anew(finished, tmp_path):
     def run(root, iterations):
         overrides = ["align.optimiser.schedule=cosine", f"align.iterations={iterations}"]
-        said = []
-        execute(load_recipe(finished.recipe, overrides), watch=lambda _: Quiet(), say=said.append, root=root)
-        return said
+        return run_through(finished.recipe, root, overrides)
 
     run(tmp_path / "grown", 3)
     said = run(tmp_path / "grown", 5)

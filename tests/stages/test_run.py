@@ -20,12 +20,11 @@ from palate.errors import TrainingError
 from palate.evaluation import likeliest_gain, preference_loss
 from palate.recipe import load_recipe
 from palate.records import Prompt
-from palate.rewards import checked_scores
 from palate.stages import align
 from palate.stages.calls import Quiet
 from palate.stages.context import Context
 from palate.stages.directory import RunDirectory
-from palate.stages.material import read_data
+from palate.stages.material import read_data, sample
 from palate.stages.reward import score_pairs
 from palate.stages.run import STAGES as STAGE_TABLE
 from palate.stages.run import execute, plan
@@ -65,8 +64,9 @@ def copied(finished, tmp_path) -> Copied:
 
 
 def run_quietly(recipe, root, overrides=(), **options):
-    """The recipe's run with everything it said."""
+    """The recipe's run, past every verdict, with everything it said."""
     said = []
+    options = {"force": True, **options}
     place = execute(load_recipe(recipe, overrides), watch=lambda _: Quiet(), say=said.append, root=root, **options)
     return place, said
 
@@ -119,7 +119,11 @@ def test_run_json_says_how_it_was_done(finished):
     assert {"torch", "transformers", "python"} <= set(record["versions"])
     assert len(record["data"]) == 4 and all(len(value) == 64 for value in record["data"].values())
     assert {stage: record["stages"][stage]["status"] for stage in STAGES} == dict.fromkeys(STAGES, "done")
-    assert {record["stages"][stage]["verdict"]["level"] for stage in STAGES} <= {"pass", "warn"}
+    for stage in STAGES:
+        verdict = record["stages"][stage]["verdict"]
+        levels = {check["level"] for check in verdict["checks"]}
+        assert verdict["level"] in ("pass", "warn", "stop") and ("stop" in levels) == (verdict["level"] == "stop")
+        assert record["stages"][stage].get("forced", False) == (verdict["level"] == "stop")
 
 
 def test_the_summary_has_the_promised_names(finished):
@@ -231,11 +235,12 @@ def test_the_references_own_completions_score_zero_on_average(copied, monkeypatc
     # What the stage centres on is caught on its way, and scored anew by the model that was saved.
     seen = []
 
-    def caught(judge, judged):
-        seen.append(judged)
-        return checked_scores(judge, judged)
+    def caught(*arguments, **settings):
+        written = sample(*arguments, **settings)
+        seen.append(written[0])
+        return written
 
-    monkeypatch.setattr("palate.stages.reward.checked_scores", caught)
+    monkeypatch.setattr("palate.stages.reward.sample", caught)
     run, _ = run_quietly(copied.recipe, copied.root, ["reward.learning_rate=2e-2"], only="reward")
     judge, reward = seen  # the evaluation's judge is trained, and centred, first
     for place, judged in (("reward/judge/model", judge), ("reward/model", reward)):
@@ -255,10 +260,10 @@ def test_saved_scores_are_log_odds_of_the_held_out_pairs(copied, monkeypatch):
     monkeypatch.setattr("palate.stages.reward.score_pairs", caught)
     run, _ = run_quietly(copied.recipe, copied.root, ["reward.learning_rate=2e-2"], only="reward")
     context, trained, heldout = seen[-1]
-    before = likeliest_gain(*score_pairs(context, trained, heldout))
+    before = likeliest_gain(*score_pairs(context, trained, heldout)[0])
     assert abs(before - 1) > 0.05  # else there was nothing to set
     loaded = palate.load_reward_model(run / "reward" / "model")
-    chosen, rejected = score_pairs(context, replace(trained, model=loaded.model), heldout)
+    ((chosen, rejected),) = score_pairs(context, replace(trained, model=loaded.model), heldout)
     assert likeliest_gain(chosen, rejected) == pytest.approx(1, rel=1e-3)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["reward/heldout_loss"] == pytest.approx(preference_loss(chosen, rejected), abs=1e-5)
@@ -357,7 +362,7 @@ def test_the_reference_stays_what_it_was(copied, monkeypatch):
 def test_a_second_call_does_nothing_and_is_quick(copied, palate_command):
     before = hashes(copied.run, "*.safetensors", "*.jsonl", "results.json")
     began = time.process_time()
-    result = palate_command("run", copied.recipe, "--runs", copied.root)
+    result = palate_command("run", copied.recipe, "--runs", copied.root, "--force")
     assert time.process_time() - began < 2  # of the processor: a busy machine must not fail a test
     assert result.code == 0
     assert result.out.count("done before, and reused") == 4
@@ -431,7 +436,7 @@ def test_what_was_stopped_before_it_was_done_again_leaves_no_old_figures(copied,
 
 def test_a_fresh_run_moves_the_old_one_aside(copied, palate_command):
     before = hashes(copied.run)
-    result = palate_command("run", copied.recipe, "--runs", copied.root, "--fresh")
+    result = palate_command("run", copied.recipe, "--runs", copied.root, "--fresh", "--force")
     assert result.code == 0
     assert f"The run that was there is now {copied.root / 'tiny.1'}." in result.out
     assert hashes(copied.root / "tiny.1") == before
@@ -444,11 +449,11 @@ def test_a_fresh_run_moves_the_old_one_aside(copied, palate_command):
 
 def test_stages_done_one_by_one_equal_the_whole_run(copied, palate_command):
     for stage in STAGES:
-        result = palate_command(stage, copied.recipe, "--runs", copied.root / "single")
+        result = palate_command(stage, copied.recipe, "--runs", copied.root / "single", "--force")
         assert result.code == 0, result.err
         following = STAGES[STAGES.index(stage) + 1] if stage != "evaluate" else None
         last = result.out.rstrip().splitlines()[-1]
-        again = f"Next: palate {following} {copied.recipe} --runs {copied.root / 'single'}"
+        again = f"Next: palate {following} {copied.recipe} --runs {copied.root / 'single'} --force"
         assert last == (again if following else f"Next: open {copied.root / 'single' / 'tiny' / 'report.html'}")
     names = ("*.safetensors", "comparisons.jsonl", "samples.jsonl")
     assert hashes(copied.root / "single" / "tiny", *names) == hashes(copied.run, *names)
@@ -472,7 +477,7 @@ def test_a_stage_is_not_done_on_what_no_longer_fits_the_recipe(copied, palate_co
 def test_a_stage_needs_its_own_data_alone(copied, palate_command):
     for name in ("prompts.jsonl", "heldout.jsonl", "pairs.jsonl"):
         (copied.root / name).unlink()
-    assert palate_command("sft", copied.recipe, "--runs", copied.root / "single").code == 0
+    assert palate_command("sft", copied.recipe, "--runs", copied.root / "single", "--force").code == 0
 
 
 def test_a_stage_that_the_recipe_lacks_is_refused(copied, palate_command):

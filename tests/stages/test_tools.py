@@ -157,7 +157,7 @@ def test_pairs_get_two_scores_and_order_as_the_run_found(finished, data, ask):
 def test_a_mean_pooled_model_scores_too(finished, palate_command, ask, data, tmp_path):
     root = tmp_path / "runs"
     shutil.copytree(finished.run, root / "tiny")
-    result = palate_command("reward", finished.recipe, "--runs", root, "--set", "reward.pooling=mean")
+    result = palate_command("reward", finished.recipe, "--runs", root, "--force", "--set", "reward.pooling=mean")
     assert result.code == 0, result.err
     found = ask("score", root / "tiny/reward/model", "--input", data / "pairs.jsonl")
     assert sum(row["score_chosen"] > row["score_rejected"] for row in found) / len(found) > 0.9
