@@ -166,6 +166,7 @@ class Watch:
     )
     prompts: int = Field(128, ge=2, description="prompts that every look has answered, with the same random numbers")
     step: float = Field(0.2, gt=0, description="a look whenever √KL has passed another multiple of this")
+    every: int = Field(10, ge=1, description="and after so many iterations without one")
     stop: bool = Field(
         True,
         description="the stage ends where two looks in a row are past the peak, and the best look's model is taken",

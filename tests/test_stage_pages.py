@@ -104,6 +104,12 @@ def test_only_gold_has_the_figures_of_gold(runs: tuple[Path, Path]) -> None:
     assert gold <= world and not gold & own
 
 
+def test_on_the_testbed_capability_is_the_share_of_right_answers(runs: tuple[Path, Path]) -> None:
+    results = json.loads((runs[1] / "evaluate" / "results.json").read_text())
+    assert results["capability"]["questions"] == results["prompts"]
+    assert {side: results["capability"][side] for side in ("before", "after")} == results["correct"]
+
+
 def test_the_run_directory_is_as_drawn(runs: tuple[Path, Path]) -> None:
     tree = page("runs").partition("    runs/NAME/\n")[2].partition("\n\n")[0]
     for line in tree.splitlines():

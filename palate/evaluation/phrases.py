@@ -62,6 +62,8 @@ def log_odds_z(after: int, after_total: int, before: int, before_total: int, pri
     y of n runs of its length are this one, after (1) and before (0); α = α₀·(y₀ + y₁)/(n₀ + n₁), α₀ = `prior`: the
     informative Dirichlet prior at the rate of both texts together. Monroe, Colaresi and Quinn (2008), "Fightin' Words".
     """
+    if (after, before) == (after_total, before_total):
+        return 0.0  # there is no other run that it could have displaced
     alpha = prior * (after + before) / (after_total + before_total)
     odds = [
         math.log((count + alpha) / (total + prior - count - alpha))

@@ -202,7 +202,8 @@ def _iterate(
         for sample in done.samples:
             saved.samples.append(sample)
         if watcher.due(watched, row):
-            watched = watcher.look(watched, policy, state.iteration, watcher.answers(policy), distance_of(row))
+            reached = max(watched.reached, distance_of(row))
+            watched = watcher.look(watched, policy, state.iteration, watcher.answers(policy), reached)
             state = watcher.judged(watched, state)
         onlooker.advance(row)
         if state.negative_kl == NEGATIVE_KL_ITERATIONS and not warned:

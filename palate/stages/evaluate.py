@@ -1,9 +1,11 @@
-"""Stage `evaluate`: the model before alignment against the model after, on held-out prompts, both sampled alike."""
+"""Stage `evaluate`: the model before alignment against the model after, both sampled alike: which is preferred on
+held-out prompts, and what alignment cost elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from palate import testbed
@@ -12,10 +14,20 @@ from palate.engine.files import encode_json, write_atomic
 from palate.engine.generation import Generated
 from palate.engine.interfaces import Completions, Reward
 from palate.engine.seeding import derive
-from palate.evaluation import Comparison, by_group, compare, win_rate
+from palate.evaluation import (
+    POINTS,
+    Comparison,
+    by_group,
+    compare,
+    length_controlled,
+    win_rate,
+    win_rate_bootstrap,
+)
 from palate.models import load_causal
+from palate.recipe import TESTBED
 from palate.records import Prompt
 from palate.rewards import checked_scores
+from palate.stages import regression
 from palate.stages.context import Context, Outcome
 from palate.stages.judges import gold_reward, reward_model, reward_of
 from palate.stages.material import Loaded, fitting_prompts, load_policy, sample, stage_records
@@ -41,7 +53,7 @@ class Answers:
 
 
 def run(context: Context) -> Outcome:
-    """Compares, and writes `evaluate/results.json` and `evaluate/comparisons.jsonl`."""
+    """Compares, and writes `evaluate/results.json`, `evaluate/comparisons.jsonl` and `evaluate/unusual.jsonl`."""
     before_model = load_policy(context)
     after_model = Loaded(*load_causal(context.place("align", "model"), device=context.device))
     prompts = _prompts(context, before_model)
@@ -54,25 +66,11 @@ def run(context: Context) -> Outcome:
     results["kl"] = float(log_ratios(after_model, before_model, after.completions, temperature).mean())
     if judge.name == "gold":
         results |= _truth(context, before_model, prompts, before, after)
+    costs, unusual = _costs(context, before_model, after_model, before, after)
+    results |= costs
     results["verdict"] = verdict(results)
-    _write(context, results, comparisons)
-    rate = results["win_rate"]
-    figures = {
-        "align/win_rate": rate["estimate"],
-        "align/win_rate_low": rate["low"],
-        "align/win_rate_high": rate["high"],
-        "align/kl": results["kl"],
-        "align/length_before": results["length"]["before"],
-        "align/length_after": results["length"]["after"],
-    }
-    if judge.name == "gold":
-        figures["align/gold_gain"] = results["score"]["after"] - results["score"]["before"]
-        figures["align/attainable"] = results["attainable"]["win_rate"]
-        figures["align/share_of_way"] = results["best_of_n"]["share_of_way"]
-        figures["align/correct_before"] = results["correct"]["before"]
-        figures["align/correct_after"] = results["correct"]["after"]
-    concerns = () if rate["low"] > 0.5 else ("the win rate is not clearly above one half",)
-    return Outcome(figures, concerns, len(prompts))
+    _write(context, results, comparisons, unusual)
+    return Outcome(_figures(results), (), len(prompts))
 
 
 def judge_of(context: Context, policy: Loaded, prompts: Sequence[Prompt]) -> Reward:
@@ -126,11 +124,19 @@ def _comparison(prompt: Prompt, row: int, before: Answers, after: Answers) -> Co
 
 def _results(context: Context, comparisons: Sequence[Comparison], before: Answers, after: Answers) -> dict[str, Any]:
     rate = win_rate(comparison.outcome for comparison in comparisons)
+    low, high = win_rate_bootstrap(comparison.outcome for comparison in comparisons)
+    controlled = length_controlled(
+        [POINTS[comparison.outcome] for comparison in comparisons],
+        [comparison.length_after - comparison.length_before for comparison in comparisons],
+        range(len(comparisons)),
+    )
     return {
         "judge": context.evaluate.judge,
         "prompts": len(comparisons),
         "temperature": context.evaluate.sampling.temperature,
         "win_rate": asdict(rate),
+        "bootstrap": {"low": low, "high": high},
+        "length_controlled": None if controlled is None else asdict(controlled),
         "attainable": None,
         "score": {"before": mean(before.scores), "after": mean(after.scores)},
         "correct": None,
@@ -138,6 +144,45 @@ def _results(context: Context, comparisons: Sequence[Comparison], before: Answer
         "best_of_n": None,
         "groups": by_group(comparisons),
     }
+
+
+def _costs(
+    context: Context, before_model: Loaded, after_model: Loaded, before: Answers, after: Answers
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What is to be seen of regression, and the answers to unusual prompts; what does not apply is None."""
+    length = answer_length(context)
+    asked = regression.capability(context, before_model, after_model, length)
+    if asked is None and context.evaluate.prompts == TESTBED:
+        asked = regression.changed(right(before), right(after))
+    unusual = regression.unusual(context, before_model, after_model, length)
+    found = {
+        "perplexity": regression.perplexity(context, before_model, after_model),
+        "capability": asked,
+        "unusual": None if unusual is None else unusual[0],
+    }
+    return found, [] if unusual is None else unusual[1]
+
+
+def _figures(results: dict[str, Any]) -> dict[str, float]:
+    """The results that are single numbers, by their names in the summary; what does not apply is absent."""
+    figures = {
+        "align/kl": results["kl"],
+        "align/length_before": results["length"]["before"],
+        "align/length_after": results["length"]["after"],
+    }
+    for name, source in (("win_rate", "win_rate"), ("win_rate_length_controlled", "length_controlled")):
+        if results[source] is not None:
+            estimate, low, high = (results[source][part] for part in ("estimate", "low", "high"))
+            figures |= {f"align/{name}": estimate, f"align/{name}_low": low, f"align/{name}_high": high}
+    changes = {"correct": "correct", "perplexity": "perplexity", "capability": "capability", "degenerate": "unusual"}
+    for name, source in changes.items():
+        if results[source] is not None:
+            figures |= {f"align/{name}_{side}": results[source][side] for side in ("before", "after")}
+    if results["judge"] == "gold":
+        figures["align/gold_gain"] = results["score"]["after"] - results["score"]["before"]
+        figures["align/attainable"] = results["attainable"]["win_rate"]
+        figures["align/share_of_way"] = results["best_of_n"]["share_of_way"]
+    return figures
 
 
 def _truth(
@@ -149,15 +194,15 @@ def _truth(
     attainable = win_rate(compare(score, best) for score, best in zip(before.scores, perfect, strict=True))
     return {
         "attainable": {"win_rate": attainable.estimate},
-        "correct": {"before": correct_share(before), "after": correct_share(after)},
+        "correct": {"before": mean(right(before)), "after": mean(right(after))},
         "best_of_n": best_of_n(context, model, prompts, before, after),
     }
 
 
-def correct_share(given: Answers) -> float:
-    """The share of answers that the testbed finds right."""
+def right(given: Answers) -> list[float]:
+    """1 for every answer that the testbed finds right, 0 for the others."""
     texts = zip(given.completions.prompts, given.completions.texts, strict=True)
-    return mean([float(testbed.correct(prompt.text, text)) for prompt, text in texts])
+    return [float(testbed.correct(prompt.text, text)) for prompt, text in texts]
 
 
 def best_of_n(
@@ -208,8 +253,17 @@ def mean(numbers: Sequence[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
-def _write(context: Context, results: dict[str, Any], comparisons: Sequence[Comparison]) -> None:
+def _write(
+    context: Context,
+    results: dict[str, Any],
+    comparisons: Sequence[Comparison],
+    unusual: Sequence[dict[str, Any]],
+) -> None:
     place = context.place("evaluate")
-    lines = [encode_json(asdict(comparison)) for comparison in comparisons]
-    write_atomic(place / "comparisons.jsonl", "\n".join(lines) + "\n")
+    _write_rows(place / "comparisons.jsonl", [asdict(comparison) for comparison in comparisons])
+    _write_rows(place / "unusual.jsonl", unusual)
     write_atomic(place / "results.json", encode_json(results))
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_atomic(path, "".join(f"{encode_json(row)}\n" for row in rows))

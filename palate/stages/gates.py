@@ -581,11 +581,20 @@ def _preferred_at_length(rate: float, low: float, high: float) -> Judged:
     return level, f"With length held equal: {reason[0].lower()}{reason[1:]}"
 
 
-def _perplexity(after: float, before: float) -> Judged:
+def _perplexity(
+    after: float, before: float, capability_after: float | None = None, capability_before: float | None = None
+) -> Judged:
+    """Held-out demonstrations become unlikely when a model forgets, and also when it drops a manner that they have and
+    people do not want: whether it still answers rightly tells the two apart."""
     moved = f"from {before:.2f} to {after:.2f}"
     if after <= PERPLEXITY_RISE * before:
         return "pass", f"The perplexity of held-out text went {moved}."
-    return "warn", f"The perplexity of held-out text rose {moved}: the model forgets."
+    if capability_after is None or capability_before is None:
+        return "warn", f"The perplexity of held-out text rose {moved}: the model forgets, or drops a manner of writing."
+    if capability_after >= capability_before:
+        kept = f"{capability_after:.1%} of capability questions are answered rightly, {capability_before:.1%} before"
+        return "pass", f"The perplexity of held-out text rose {moved}, and nothing was forgotten: {kept}."
+    return "warn", f"The perplexity of held-out text rose {moved}, and fewer answers are right: the model forgets."
 
 
 def _capability(after: float, before: float) -> Judged:
@@ -626,10 +635,11 @@ _EVALUATE = (
     ),
     Gate(
         "perplexity of held-out text",
-        f"it is at most {PERPLEXITY_RISE:g} times that before",
+        f"it is at most {PERPLEXITY_RISE:g} times that before, or no fewer capability questions are right",
         ("align/perplexity_after", "align/perplexity_before"),
         _perplexity,
         _TAX,
+        ("align/capability_after", "align/capability_before"),
     ),
     Gate(
         "capability",

@@ -21,7 +21,7 @@ from palate.algorithms.makers import MAKERS
 from palate.engine.files import file_sha256, write_atomic
 from palate.engine.interfaces import Onlooker
 from palate.errors import PalateError, RecipeError, StageStopped, UsageError
-from palate.recipe import DATA, METHODS, PATHS, TESTBED, Recipe
+from palate.recipe import DATA, METHODS, PATHS, TESTBED, WATCHERS, Recipe
 from palate.rewards.sources import WORDS
 from palate.settings import digest, dump_toml, resolve
 from palate.stages import align, evaluate, preflight, reward, sft
@@ -179,6 +179,8 @@ def _digest(context: Context, stage: str, chain: str) -> tuple[str, int]:
     for term in settings.get("rewards", ()):
         places = [term["source"]] if isinstance(term["source"], str) else term["source"]
         term["source"] = [place if place in WORDS else _content(place) for place in places]
+    if stage == "align" and settings["watch"]["judge"] not in WATCHERS:
+        settings["watch"]["judge"] = _content(settings["watch"]["judge"])
     if stage == "align" and MIX in context.data:
         settings["mix"]["data"] = [file.sha256 for file in context.data[MIX]]
     judge = context.recipe.evaluate.judge if stage == "reward" and context.recipe.evaluate is not None else None
@@ -360,5 +362,6 @@ _TOLD: Mapping[str, Callable[[Mapping[str, float]], str]] = {
 
 def _files(context: Context, stage: str) -> list[str]:
     """What a stage leaves for others, relative to the run directory."""
-    names = ("model", "metrics.jsonl", "samples.jsonl", "results.json", "comparisons.jsonl")
+    names = ("model", "metrics.jsonl", "samples.jsonl", "report.json", "points.jsonl", "overoptimisation.json")
+    names += ("monitors.json", "results.json", "comparisons.jsonl")
     return [f"{stage}/{name}" for name in names if context.place(stage, name).exists()]

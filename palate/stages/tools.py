@@ -6,25 +6,30 @@ Each reads JSON lines and returns rows to be written as JSON lines.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
+from palate import testbed
 from palate.data.chat import ChatFormat
 from palate.data.layout import completions as right_padded
 from palate.data.layout import padded
 from palate.data.recognition import read
 from palate.engine.forward import completion_logprobs
 from palate.engine.generation import Sampling
-from palate.engine.interfaces import Completions
+from palate.engine.interfaces import Completions, Reward
 from palate.engine.seeding import derive
-from palate.errors import DataError
-from palate.evaluation import compare, win_rate
+from palate.errors import DataError, UsageError
+from palate.evaluation import POINTS, compare, length_controlled, win_rate, win_rate_bootstrap
+from palate.evaluation.comparison import Outcome
 from palate.models import load_causal, load_reward_model
+from palate.recipe import TESTBED
 from palate.records import Prompt
 from palate.rewards import ModelReward, checked_scores
+from palate.stages.judges import gold_reward
 from palate.stages.material import Loaded, sample
 
 BATCH = 32
@@ -140,44 +145,89 @@ def _scores(reward: ModelReward, rows: Sequence[tuple[Prompt, str]]) -> list[flo
 
 
 def winrate(
-    before: str, after: str, *, judge: str, prompts: str | Path, sampling: Sampling, length: int, seed: int
+    before: str,
+    after: str,
+    *,
+    judge: str,
+    prompts: str | Path,
+    sampling: Sampling,
+    length: int,
+    seed: int,
+    samples: int = 1,
 ) -> dict[str, Any]:
-    """How often a judge (a reward-model directory) prefers the second model's answers to the first's, both sampled
-    alike."""
-    loaded, chat, _ = load_reward_model(judge)
+    """How often a judge prefers the second model's answers to the first's, both sampled alike, `samples` a prompt.
+
+    The judge is a reward-model directory, or `gold` with the prompts `testbed`, its held-out questions. Lengths are in
+    characters, since tokens of two models may differ.
+    """
+    judged = _judge(judge, prompts)
     scores: list[list[float]] = []
-    records: Sequence[Prompt] = ()
+    lengths: list[list[int]] = []
+    rows: list[int] = []
     for path in (before, after):
         model = Loaded(*load_causal(path))
         records = _prompts(model, prompts)
+        rows = [row for row in range(len(records)) for _ in range(samples)]
+        numbers = list(range(samples)) * len(records)
         written, _ = sample(
             model,
             records,
             seed=derive(seed, "win rate"),
-            rows=range(len(records)),
-            samples=[0] * len(records),
+            rows=rows,
+            samples=numbers,
             length=length,
             sampling=sampling,
         )
-        reward = ModelReward("judge", loaded, chat, rereads=chat.fingerprint != model.chat.fingerprint)
-        scores.append(checked_scores(reward, written).tolist())
-    rate = win_rate(compare(first, second) for first, second in zip(*scores, strict=True))
+        scores.append(checked_scores(judged(model), written).tolist())
+        lengths.append([len(text) for text in written.texts])
     return {
-        "win_rate": rate.estimate,
-        "low": rate.low,
-        "high": rate.high,
-        "wins": rate.wins,
-        "ties": rate.ties,
-        "losses": rate.losses,
-        "prompts": len(records),
-        "score_before": sum(scores[0]) / len(records),
-        "score_after": sum(scores[1]) / len(records),
+        **_won(rows, scores, lengths),
+        "prompts": len(rows) // samples,
+        "samples": samples,
+        **{f"score_{side}": fmean(some) for side, some in zip(("before", "after"), scores, strict=True)},
+        **{f"length_{side}": fmean(some) for side, some in zip(("before", "after"), lengths, strict=True)},
     }
 
 
+def _won(rows: Sequence[int], scores: Sequence[Sequence[float]], lengths: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The win rate of the second over the first and its intervals, at equal length too where that can be told."""
+    outcomes: list[Outcome] = [compare(first, second) for first, second in zip(*scores, strict=True)]
+    rate = win_rate(outcomes, rows)
+    low, high = win_rate_bootstrap(outcomes, rows)
+    told: dict[str, Any] = {
+        "win_rate": rate.estimate,
+        "low": rate.low,
+        "high": rate.high,
+        "bootstrap_low": low,
+        "bootstrap_high": high,
+        "wins": rate.wins,
+        "ties": rate.ties,
+        "losses": rate.losses,
+    }
+    longer = [second - first for first, second in zip(*lengths, strict=True)]
+    controlled = length_controlled([POINTS[outcome] for outcome in outcomes], longer, rows)
+    if controlled is not None:
+        told["length_controlled"] = controlled.estimate
+        told |= {"length_controlled_low": controlled.low, "length_controlled_high": controlled.high}
+    return told
+
+
+def _judge(judge: str, prompts: str | Path) -> Callable[[Loaded], Reward]:
+    """What makes the judge of a model's answers; UsageError where gold is asked about other prompts than its own."""
+    if judge == "gold":
+        if str(prompts) != TESTBED:
+            raise UsageError(
+                f"The judge gold was given with the prompts {prompts}. Gold knows the testbed's questions only. Take a "
+                f"reward model as judge, or --prompts {TESTBED}."
+            )
+        return lambda model: gold_reward()
+    loaded, chat, _ = load_reward_model(judge)
+    return lambda model: ModelReward("judge", loaded, chat, rereads=chat.fingerprint != model.chat.fingerprint)
+
+
 def _prompts(loaded: Loaded, file: str | Path) -> Sequence[Prompt]:
-    """The prompts of a file; DataError where one leaves no room for an answer."""
-    records: Sequence[Prompt] = read(file, "prompts").records
+    """The prompts of a file, or the testbed's held-out ones; DataError where one leaves no room for an answer."""
+    records: Sequence[Prompt] = testbed.prompts("heldout") if str(file) == TESTBED else read(file, "prompts").records
     for prompt in records:
         length, context = len(loaded.chat.encode_prompt(prompt)), loaded.model.context
         if context is not None and length >= context:

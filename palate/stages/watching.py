@@ -96,13 +96,14 @@ class Watcher:
         return completions
 
     def due(self, watched: Watched, row: Mapping[str, float]) -> bool:
-        """Whether √KL, by an iteration's row, has passed the next multiple of the step above where it was at the last
-        look.
+        """Whether √KL, by an iteration's row, has passed the next multiple of the step above where it has been at a
+        look, or the last look is `every` iterations old: on the leash a policy may be bent at one KL too.
 
         Without a judge there is nothing to see on the way.
         """
-        step = self.context.align.watch.step
-        return self.judge is not None and distance_of(row) >= step * (math.floor(watched.reached / step) + 1)
+        settings = self.context.align.watch
+        further = distance_of(row) >= settings.step * (math.floor(watched.reached / settings.step) + 1)
+        return self.judge is not None and (further or row["step"] - watched.looks[-1].step >= settings.every)
 
     @torch.no_grad()
     def look(self, watched: Watched, policy: Loaded, step: int, answers: Completions, reached: float = 0.0) -> Watched:

@@ -33,6 +33,7 @@ def test_z_by_hand():
     delta = math.log(34 * 586 / (566 * 14))
     assert log_odds_z(30, 500, 10, 500) == pytest.approx(delta / math.sqrt(1 / 34 + 1 / 14))
     assert log_odds_z(30, 500, 10, 500) == pytest.approx(2.903, abs=1e-3)
+    assert log_odds_z(7, 7, 5, 5) == 0.0  # there is one run of words, and no other
     assert log_odds_z(10, 500, 30, 500) == pytest.approx(-log_odds_z(30, 500, 10, 500))
     assert log_odds_z(20, 500, 20, 500) == 0.0
     assert math.isfinite(log_odds_z(30, 500, 0, 500))

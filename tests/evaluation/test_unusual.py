@@ -37,7 +37,11 @@ def test_the_long_ones_are_long_and_the_empty_ones_empty():
         ("no " * 30, "eos", "repetitive"),
         ("哈" * 30, "eos", "repetitive"),
         ("It is Paris. " * 3, "length", "repetitive"),
-        ("It is the capital, Paris. It is the capital, Paris.", "eos", None),  # said twice
+        (
+            " ".join(2 * ["It is Paris, which has been the capital of France, and its largest city, for long."]),
+            "eos",
+            None,
+        ),
         ("ok", "eos", None),
         ("\x00\x01 Paris", "eos", "unprintable"),
         ("It is N\ufffd\ufffd.", "eos", "unprintable"),

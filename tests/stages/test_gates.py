@@ -170,6 +170,8 @@ CASES = [
     ("evaluate", "win rate at equal length", interval(RATE_AT_LENGTH, 0.4, 0.3, 0.49), "stop"),
     ("evaluate", "perplexity of held-out text", PERPLEXITY(12.5, 10.0), "pass"),
     ("evaluate", "perplexity of held-out text", PERPLEXITY(12.6, 10.0), "warn"),
+    ("evaluate", "perplexity of held-out text", PERPLEXITY(12.6, 10.0) | CAPABILITY(0.80, 0.80), "pass"),
+    ("evaluate", "perplexity of held-out text", PERPLEXITY(12.6, 10.0) | CAPABILITY(0.79, 0.80), "warn"),
     ("evaluate", "capability", CAPABILITY(0.75, 0.8), "pass"),
     ("evaluate", "capability", CAPABILITY(0.74, 0.8), "warn"),
     ("evaluate", "unusual prompts", DEGENERATE(0.15, 0.1), "pass"),

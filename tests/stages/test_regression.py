@@ -3,16 +3,24 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 import palate
+from palate.data.recognition import read
 from palate.evaluation import degenerate, unusual_prompts
 from palate.ops import wilson_interval
 from palate.records import Prompt
-from palate.rewards.rules import Answer
-from palate.stages.regression import changed, shortened
+from palate.stages.context import Context
+from palate.stages.material import CAPABILITY
+from palate.stages.regression import changed, questions, shortened
+
+
+def write(path, questions):
+    path.write_text("".join(json.dumps(row) + "\n" for row in questions))
 
 
 def rows(path):
@@ -63,35 +71,50 @@ def test_nothing_is_said_of_capability_without_questions(finished, results):
     assert not any("capability" in name for name in json.loads((finished.run / "summary.json").read_text()))
 
 
-@pytest.mark.parametrize("answers", [("moon fire", "seven"), ("12", "$7.00")])
-def test_the_likeliest_answers_are_judged(finished, again, palate_command, tmp_path, answers):
+def test_the_likeliest_answers_are_judged(finished, again, palate_command, tmp_path):
+    def likeliest(model):
+        command = ("generate", finished.run / model, "--prompts", file, "--temperature", 0, "--max-new-tokens", 8)
+        return [json.loads(line)["completion"] for line in palate_command(*command).out.splitlines()]
+
     file = tmp_path / "questions.jsonl"
-    questions = [row | {"answer": answer} for row, answer in zip(QUESTIONS, answers, strict=True)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    write(file, QUESTIONS)
+    before, after = likeliest("sft/model"), likeliest("align/model")
+    assert before[0] != after[0] and before[0].strip(" .,;:!?\"'`*$")
+    write(file, [QUESTIONS[0] | {"answer": before[0]}, QUESTIONS[1]])
     place, result = again(f"evaluate.capability={file}")
     assert result.code == 0, result.err
     found = json.loads((place / "evaluate/results.json").read_text())["capability"]
-    match = "text" if answers[1] == "seven" else "number"
-    for side, model in (("before", "sft/model"), ("after", "align/model")):
-        command = ("generate", place / model, "--prompts", file, "--temperature", 0, "--max-new-tokens", 8)
-        written = [json.loads(line)["completion"] for line in palate_command(*command).out.splitlines()]
-        rule = Answer(match=match)
-        right = [
-            rule._right(text, rule.wanted(Prompt.of("", answer=answer)))
-            for text, answer in zip(written, answers, strict=True)
-        ]
-        assert found[side] == sum(right) / 2
-    assert found["questions"] == 2
+    assert {name: found[name] for name in ("questions", "before", "after", "difference")} == {
+        "questions": 2,
+        "before": 0.5,
+        "after": 0.0,
+        "difference": -0.5,
+    }
+    summary = json.loads((place / "summary.json").read_text())
+    assert (summary["align/capability_before"], summary["align/capability_after"]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "match"),
+    [(["12", "$7.00"], "number"), (["12", "seven"], "text"), (["work\n#### 1,200", "3/4"], "number")],
+)
+def test_answers_are_compared_as_numbers_where_all_of_them_are(tmp_path, answers, match):
+    file = tmp_path / "questions.jsonl"
+    write(file, [{"question": "How many?", "answer": answer} for answer in answers])
+    found = questions(cast(Context, SimpleNamespace(data={CAPABILITY: (read(file, "prompts"),)})))
+    assert found is not None
+    asked, verifier = found
+    assert verifier.match == match and [prompt.text for prompt in asked] == ["How many?"] * 2
 
 
 def test_another_file_of_questions_means_another_evaluation_and_nothing_else(again, tmp_path):
     file = tmp_path / "questions.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    write(file, QUESTIONS)
     _, first = again(f"evaluate.capability={file}")
     assert "align: done before, and reused" in first.out and "evaluate: to do again" in first.out
     _, second = again(f"evaluate.capability={file}")
     assert "evaluate: done before, and reused" in second.out
-    file.write_text(json.dumps(QUESTIONS[0]) + "\n")
+    write(file, QUESTIONS[:1])
     _, third = again(f"evaluate.capability={file}")
     assert "align: done before, and reused" in third.out and "evaluate: to do again" in third.out
 
@@ -99,7 +122,7 @@ def test_another_file_of_questions_means_another_evaluation_and_nothing_else(aga
 def test_a_question_without_an_answer_is_refused_before_anything_is_done(tiny_recipe, palate_command, tmp_path):
     recipe = tiny_recipe(tmp_path)
     file = tmp_path / "questions.jsonl"
-    file.write_text(json.dumps(QUESTIONS[0]) + "\n" + json.dumps({"prompt": "Say moon."}) + "\n")
+    write(file, [QUESTIONS[0], {"prompt": "Say moon."}])
     result = palate_command("run", recipe, "--runs", tmp_path / "runs", "--set", f"evaluate.capability={file}")
     assert result.code == 2
     assert "questions.jsonl, line 2" in result.err and "answer" in result.err
@@ -108,7 +131,7 @@ def test_a_question_without_an_answer_is_refused_before_anything_is_done(tiny_re
 
 def test_questions_that_leave_no_room_are_left_out_and_counted(again, tmp_path):
     file = tmp_path / "questions.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in [*QUESTIONS, {"prompt": "a " * 200, "answer": "b"}]))
+    write(file, [*QUESTIONS, {"prompt": "a " * 200, "answer": "b"}])
     place, result = again(f"evaluate.capability={file}")
     assert result.code == 0, result.err
     assert "1 of 3 capability questions" in result.out
@@ -119,7 +142,14 @@ def test_the_difference_is_taken_question_by_question():
     found = changed([1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0])
     # One gained, none lost, three alike: ¼, and a win rate of (1 + 3/2)/4 = 5/8.
     low, high = wilson_interval(2.5, 4, ties=3)
-    expected = {"questions": 4, "before": 0.5, "after": 0.75, "difference": 0.25, "low": 2 * low - 1, "high": 2 * high - 1}
+    expected = {
+        "questions": 4,
+        "before": 0.5,
+        "after": 0.75,
+        "difference": 0.25,
+        "low": 2 * low - 1,
+        "high": 2 * high - 1,
+    }
     assert found == pytest.approx(expected)
     assert found["low"] < 0 < found["high"]
 

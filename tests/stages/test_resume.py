@@ -121,7 +121,9 @@ def same(one, other):
         assert timeless(one / stage / "metrics.jsonl") == timeless(other / stage / "metrics.jsonl"), stage
         weights = f"{stage}/model/model.safetensors"
         assert file_sha256(one / weights) == file_sha256(other / weights), stage
-    alignment = [f"align/{name}" for name in ("samples.jsonl", "points.jsonl", "overoptimisation.json", "monitors.json")]
+    alignment = [
+        f"align/{name}" for name in ("samples.jsonl", "points.jsonl", "overoptimisation.json", "monitors.json")
+    ]
     for name in (*alignment, "evaluate/comparisons.jsonl", "evaluate/results.json", "recipe.toml"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     figures = [json.loads((run / "summary.json").read_text()) for run in (one, other)]

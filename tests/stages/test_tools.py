@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import palate
+from palate import testbed
 from palate.data.layout import completions
 from palate.engine.files import file_sha256
 from palate.engine.interfaces import Completions
@@ -176,7 +177,32 @@ def test_a_model_against_itself_ties_throughout(finished, data, ask):
     (after,) = ask("winrate", finished.run / "align/model", model, *arguments)
     assert before["win_rate"] == pytest.approx(1 - after["win_rate"])
     assert (before["wins"], before["losses"]) == (after["losses"], after["wins"])
-    assert before["low"] <= before["win_rate"] <= before["high"]
+    assert before["length_controlled"] == pytest.approx(1 - after["length_controlled"])
+    assert (before["length_before"], before["score_before"]) == (after["length_after"], after["score_after"])
+    for name in ("low", "bootstrap_low", "length_controlled_low"):
+        estimate = before["length_controlled" if "length" in name else "win_rate"]
+        assert before[name] <= estimate <= before[name.replace("low", "high")]
+
+
+def test_several_answers_a_prompt_are_averaged_within_it(finished, data, ask):
+    models = (finished.run / "sft/model", finished.run / "align/model")
+    arguments = ("--judge", finished.run / "reward/model", "--prompts", data / "heldout.jsonl", "--max-new-tokens", 8)
+    (once,) = ask("winrate", *models, *arguments)
+    (often,) = ask("winrate", *models, *arguments, "--samples", 5)
+    count = len(open_lines(data, "heldout.jsonl"))
+    assert (once["samples"], often["samples"]) == (1, 5)
+    assert once["prompts"] == often["prompts"] == count
+    assert often["wins"] + often["ties"] + often["losses"] == 5 * count
+    assert often["win_rate"] == pytest.approx((often["wins"] + often["ties"] / 2) / (5 * count))
+
+
+def test_gold_judges_the_testbeds_questions(ask, palate_command, data):
+    base = testbed.base_model()
+    (result,) = ask("winrate", base, base, "--judge", "gold", "--prompts", "testbed", "--max-new-tokens", 4)
+    assert result["prompts"] == result["ties"] == len(testbed.prompts("heldout"))
+    assert result["score_before"] == result["score_after"] < 1
+    refused = palate_command("winrate", base, base, "--judge", "gold", "--prompts", data / "heldout.jsonl")
+    assert refused.code == 2 and "Gold knows the testbed's questions only" in refused.err
 
 
 # ---- looking before doing

@@ -176,6 +176,12 @@ def test_a_look_comes_whenever_the_root_of_kl_has_passed_another_step(stopped):
 
 
 @pytest.mark.usefixtures("judged")
+def test_a_look_comes_after_so_many_iterations_however_little_the_policy_moved(finished, tmp_path):
+    place, _ = aligned(table(finished, tmp_path, watch={"step": 100.0, "every": 5, "stop": False}), tmp_path)
+    assert [row["step"] for row in rows(place / "align/points.jsonl")] == [0, 5, 10, 14]
+
+
+@pytest.mark.usefixtures("judged")
 def test_without_a_stop_the_last_model_is_taken_and_training_is_the_same(finished, stopped, tmp_path):
     place, _ = aligned(table(finished, tmp_path, watch={"step": 0.1, "stop": False}), tmp_path)
     uncut, _, seen = stopped
@@ -265,11 +271,12 @@ def test_a_stopped_run_stays_stopped_and_loses_nothing_on_its_last_steps(finishe
 @pytest.mark.usefixtures("judged")
 def test_a_longer_run_does_not_remember_the_look_at_the_end(finished, tmp_path):
     watch = {"step": 1.0, "stop": False}
-    for root, lengths in (("grown", (4, 7)), ("whole", (7,))):
+    for root, lengths in (("grown", (2, 6)), ("whole", (6,))):
         (tmp_path / root).mkdir()
         for iterations in lengths:
             aligned(table(finished, tmp_path, iterations=iterations, watch=watch), tmp_path / root)
             assert rows(tmp_path / root / "watched/align/points.jsonl")[-1]["step"] == iterations
+    assert 2 not in [row["step"] for row in rows(tmp_path / "grown/watched/align/points.jsonl")]
     same(tmp_path / "grown/watched", tmp_path / "whole/watched")
 
 
