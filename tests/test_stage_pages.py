@@ -22,7 +22,8 @@ KINDS = re.compile("_(manner|correctness|both)$")
 
 TINY: dict[str, Any] = {
     "model": {"scratch": {"hidden": 16, "layers": 1, "heads": 2, "vocabulary": 300, "context": 128}},
-    "sft": {"data": "demonstrations.jsonl", "epochs": 1, "heldout_fraction": 0.2},
+    # Enough steps for the slope of its loss.
+    "sft": {"data": "demonstrations.jsonl", "epochs": 1, "heldout_fraction": 0.2, "batch_tokens": 400},
     "reward": {"data": "pairs.jsonl", "heldout_fraction": 0.3, "reference_samples": 4},
     "align": {"prompts": "prompts.jsonl", "iterations": 2, "batch": 4, "max_new_tokens": 8, "reference_samples": 4},
     "evaluate": {"prompts": "prompts.jsonl", "count": 4, "best_of": 2, "best_of_prompts": 2},

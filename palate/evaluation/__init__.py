@@ -11,7 +11,7 @@ from palate.evaluation.comparison import (
     win_rate,
     win_rate_bootstrap,
 )
-from palate.evaluation.learning import Slope, loss_slope, unigram_loss
+from palate.evaluation.learning import Slope, loss_slope, perplexity, unigram_loss
 from palate.evaluation.lengths import LengthControlled, length_controlled
 from palate.evaluation.monitors import MONITORS, TESTBED_MONITORS, Monitor, alarms
 from palate.evaluation.overoptimisation import Decision, Fit, Look, Peak, fit_looks, fit_points, past_peak
@@ -60,6 +60,7 @@ __all__ = [
     "loss_slope",
     "noise_ceiling",
     "past_peak",
+    "perplexity",
     "preference_accuracy",
     "preference_loss",
     "probed",

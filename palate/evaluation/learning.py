@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,11 @@ class Slope:
 
     gain: float
     low: float
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), the perplexity of a mean loss in nats; at most the largest float, which a broken model reaches."""
+    return math.exp(loss) if loss < math.log(sys.float_info.max) else sys.float_info.max
 
 
 def unigram_loss(seen: Iterable[Sequence[int]], unseen: Iterable[Sequence[int]], vocabulary: int) -> float:

@@ -90,26 +90,27 @@ def _figures(report: Report) -> str:
 
 def _measured(report: Report) -> Iterator[tuple[str, str, str]]:
     results, figures = report.results, report.figures
+    start, label = report.manifest.start, report.manifest.start_label.replace("Before", "before")
     if results is not None:
         rate, controlled = results.win_rate, results.length_controlled
-        yield "Win rate over the SFT model", percent(rate.estimate), percent_range(rate.low, rate.high)
+        yield f"Win rate over {start}", percent(rate.estimate), percent_range(rate.low, rate.high)
         if controlled is not None and controlled.estimate is not None:
             interval = percent_range(controlled.low, controlled.high)
             yield "Win rate at equal length", percent(controlled.estimate), interval
-        yield "Mean score, SFT → aligned", change(results.score.before, results.score.after), ""
-        yield "Length in tokens, SFT → aligned", change(results.length.before, results.length.after), ""
+        yield f"Mean score, {label} → aligned", change(results.score.before, results.score.after), ""
+        yield f"Length in tokens, {label} → aligned", change(results.length.before, results.length.after), ""
         for name, found in (
             ("Correct answers", results.correct),
             ("Capability questions", results.capability),
             ("Unusual prompts whose answer degenerates", results.unusual),
         ):
             if found is not None:
-                yield f"{name}, SFT → aligned", f"{percent(found.before)} → {percent(found.after)}", ""
+                yield f"{name}, {label} → aligned", f"{percent(found.before)} → {percent(found.after)}", ""
         if results.perplexity is not None:
             before, after = results.perplexity.before, results.perplexity.after
-            yield "Perplexity of held-out text, SFT → aligned", change(before, after), ""
+            yield f"Perplexity of held-out text, {label} → aligned", change(before, after), ""
         if results.kl is not None:
-            yield "KL from the SFT model, nats a completion", number(results.kl), ""
+            yield f"KL from {start}, nats a completion", number(results.kl), ""
     if "reward/accuracy" in figures:
         low, high = figures.get("reward/accuracy_low"), figures.get("reward/accuracy_high")
         interval = "" if low is None or high is None else percent_range(low, high)

@@ -144,7 +144,7 @@ def over_kl(
         _note(grid[-1], f"peak {number(at)}", (at, 0), ("data", "axes fraction"), (3, 15), "left", MUTED)
     if kept is not None:
         _note(grid[-1], "kept", (kept, 0), ("data", "axes fraction"), (3, 4), "left", ACCENT)
-    grid[-1].set_xlabel("KL from the SFT model, nats (axis in √KL)")
+    grid[-1].set_xlabel("KL from the reference, nats (axis in √KL)")
     return _svg(figure, name, description)
 
 

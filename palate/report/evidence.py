@@ -33,14 +33,18 @@ def evaluation(report: Report) -> str:
     results = report.results
     if results is None:
         return absent("No evaluation in this run directory: nothing has been compared or judged.")
-    rate = results.win_rate
+    rate, label = results.win_rate, report.manifest.start_label
     description = f"The aligned model wins {rate.wins}, ties {rate.ties} and loses {rate.losses} comparisons."
     caption = f"{results.prompts:,} held-out prompts"
     if results.temperature is not None:
         caption += f", both models sampled at temperature {results.temperature:g}"
     caption += ". The dashed line is the half; the middle of the ties is the win rate."
-    bar = figure("Aligned against SFT", caption, charts.outcomes("outcomes", description, rate))
-    return f'<div class="charts">{bar}{_rates(results)}</div>\n{_means(results)}\n{_groups(results)}'
+    bar = figure(
+        f"Aligned against {report.manifest.start}",
+        caption,
+        charts.outcomes("outcomes", description, rate),
+    )
+    return f'<div class="charts">{bar}{_rates(results)}</div>\n{_means(results, label)}\n{_groups(results, label)}'
 
 
 def _rates(results: Results) -> str:
@@ -56,7 +60,7 @@ def _rates(results: Results) -> str:
     return figure("Win rate, 95% intervals", "the dashed line is a half", charts.intervals("rates", description, rows))
 
 
-def _means(results: Results) -> str:
+def _means(results: Results, label: str) -> str:
     def row(label: str, change: Change | None, written=number) -> list[tuple[str, str, str]]:
         return [] if change is None else [(label, written(change.before), written(change.after))]
 
@@ -70,12 +74,12 @@ def _means(results: Results) -> str:
     ]
     if results.best_of_n is not None:
         best = results.best_of_n
-        rows.append((f"Score of the best of {best.n} SFT samples", number(best.score), ""))
+        rows.append((f"Score of the best of {best.n} samples before", number(best.score), ""))
     judge = f'<p class="note">Scores are those of {escaped(judge_name(results))}.</p>'
-    return table("means", ("Mean over all prompts", "SFT", "Aligned"), rows, numbers=2) + judge
+    return table("means", ("Mean over all prompts", label, "Aligned"), rows, numbers=2) + judge
 
 
-def _groups(results: Results) -> str:
+def _groups(results: Results, label: str) -> str:
     rows = [
         (
             escaped(group.name),
@@ -90,7 +94,7 @@ def _groups(results: Results) -> str:
     ]
     if not rows:
         return ""
-    header = ("Kind of prompt", "Prompts", "SFT", "Aligned", "Change", "Win rate")
+    header = ("Kind of prompt", "Prompts", label, "Aligned", "Change", "Win rate")
     return table("groups", header, rows, numbers=5)
 
 
@@ -103,19 +107,20 @@ def side_by_side(report: Report) -> str:
         f"Not picked by hand: of {report.compared:,} comparisons the clearest win, two at random and the two clearest "
         "losses, then answers that an alarmed monitor names. Marked are words that only one of the two has."
     )
+    label = report.manifest.start_label
     groups = groupby(report.samples, key=lambda shown: shown.kind)
-    parts = (f"<h3>{_KINDS[kind]}</h3>\n{''.join(map(_sample, shown))}" for kind, shown in groups)
+    parts = (f"<h3>{_KINDS[kind]}</h3>\n{''.join(_sample(one, label) for one in shown)}" for kind, shown in groups)
     return f'<p class="note">{rule}</p>\n' + "".join(parts)
 
 
-def _sample(shown: Shown) -> str:
+def _sample(shown: Shown, label: str) -> str:
     outcomes = {"win": "the aligned model wins", "tie": "a tie", "loss": "the aligned model loses"}
     monitors = f"flagged by {', '.join(map(spoken, shown.monitors))}" if shown.monitors else ""
     notes = " · ".join(filter(None, (shown.group, outcomes.get(shown.outcome, ""), monitors)))
     before, after = _differing(shown)
     sides = _answer("Aligned", after, shown.score_after, preferred=shown.outcome == "win")
     if shown.before is not None:
-        sides = _answer("SFT", before, shown.score_before, preferred=shown.outcome == "loss") + sides
+        sides = _answer(label, before, shown.score_before, preferred=shown.outcome == "loss") + sides
     return f"""<article class="sample"><p class="note">{escaped(notes)}</p>
 <p class="text prompt" dir="auto">{_empty(shown.prompt) or escaped(_cut(shown.prompt)) + _rest(shown.prompt)}</p>
 <div class="pair">{sides}</div></article>
@@ -204,7 +209,7 @@ def _frontier(report: Report) -> str:
     if not score.y:
         return ""
     name = JUDGES[report.independent]
-    description = f"The {name} score of each iteration against its KL from the SFT model."
+    description = f"The {name} score of each iteration against its KL from {report.manifest.start}."
     chart = charts.over_kl("over-kl", description, [charts.Track(f"{name.capitalize()} score", Series(kl.y, score.y))])
     return f'<div class="wide">{figure("What is not optimised", "a dot an iteration", chart)}</div>'
 
@@ -229,7 +234,7 @@ def monitors(report: Report) -> str:
         if monitor.alarm and monitor.reason
     )
     why = f'<p class="note">Why an alarm matters:</p><ul class="note">{reasons}</ul>' if reasons else ""
-    header = ("Monitor", "", "SFT", "Aligned", "Alarm from")
+    header = ("Monitor", "", report.manifest.start_label, "Aligned", "Alarm from")
     return table("monitors", header, rows, numbers=3) + why
 
 
@@ -252,7 +257,9 @@ def alignment(report: Report) -> str:
     panels = (
         curve(score, "score", "Score", f"what is optimised{band}", spread=spread),
         curve(independent, "independent", f"{name.capitalize()} score", "of the same completions, not optimised"),
-        curve(kl, "kl", "KL from the SFT model", "nats a completion", target=report.kl_target, from_zero=True),
+        curve(
+            kl, "kl", f"KL from {report.manifest.start}", "nats a completion", target=report.kl_target, from_zero=True
+        ),
         curve(length, "length", "Length", "tokens a completion"),
         curve(entropy, "entropy", "Entropy", "nats a token"),
     )

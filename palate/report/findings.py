@@ -133,15 +133,15 @@ def judge_name(results: Results) -> str:
 
 
 def _judged(run: Run, results: Results) -> Finding:
-    rate = results.win_rate
+    rate, start = results.win_rate, run.manifest.start
     judge = judge_name(results)
     judge = judge[0].upper() + judge[1:]
     if rate.low > 0.5:
-        tone, headline = "good", f"{judge} prefers the aligned model to the SFT model."
+        tone, headline = "good", f"{judge} prefers the aligned model to {start}."
     elif rate.high < 0.5:
-        tone, headline = "bad", f"{judge} prefers the SFT model to the aligned model."
+        tone, headline = "bad", f"{judge} prefers {start} to the aligned model."
     else:
-        tone, headline = "open", f"{judge} cannot tell the aligned model from the SFT model."
+        tone, headline = "open", f"{judge} cannot tell the aligned model from {start}."
     grounds = (
         f"The aligned model wins {percent(rate.estimate)} of {results.prompts:,} held-out prompts "
         f"(95% interval {percent_range(rate.low, rate.high)}; a tie is half a win)."
@@ -151,7 +151,7 @@ def _judged(run: Run, results: Results) -> Finding:
     if results.judge == "gold":
         grounds += " Gold is the testbed’s own truth, known exactly."
     kl = _kl(run)
-    moved = f"It moved {number(kl)} nats from the SFT model, and its" if kl is not None else "Its"
+    moved = f"It moved {number(kl)} nats from {start}, and its" if kl is not None else "Its"
     length = results.length
     moved += (
         f" completions are {length_change(length.before, length.after)} ({change(length.before, length.after)} tokens)."
@@ -187,13 +187,14 @@ def _gate_figure(run: Run) -> Figure:
 
 
 def _win_figure(run: Run) -> Figure:
+    name = f"Win rate over {'SFT' if 'sft' in run.manifest.stages else run.manifest.start}"
     if run.results is None:
-        return Figure("Win rate over SFT", "—", "not evaluated")
+        return Figure(name, "—", "not evaluated")
     rate, controlled = run.results.win_rate, run.results.length_controlled
     note = f"95% interval {percent_range(rate.low, rate.high)}"
     if controlled is not None and controlled.estimate is not None:
         note += f"; {percent(controlled.estimate)} at equal length"
-    return Figure("Win rate over SFT", percent(rate.estimate), note)
+    return Figure(name, percent(rate.estimate), note)
 
 
 def _score_figure(run: Run) -> Figure:

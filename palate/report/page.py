@@ -20,7 +20,7 @@ _TASKS = {
     "sft": "Learned from demonstrations",
     "reward": "Learned to score from preference pairs",
     "align": "Optimised the policy against the scores",
-    "evaluate": "Compared the aligned model with the SFT model",
+    "evaluate": "Compared the aligned model with the one before",
 }
 _UNITS = {"align": "iterations", "evaluate": "prompts"}
 _LEVELS = {"pass": "passed", "warn": "warned", "stop": "stop"}

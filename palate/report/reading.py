@@ -70,6 +70,16 @@ class Manifest:
     parents: list[Any] = Field(default_factory=list)
     stages: dict[str, Stage] = Field(default_factory=dict)
 
+    @property
+    def start(self) -> str:
+        """What the model before alignment is called: a run may begin with a model that it did not fine-tune."""
+        return "the SFT model" if "sft" in self.stages else "the model before"
+
+    @property
+    def start_label(self) -> str:
+        """The same at the head of a column."""
+        return "SFT" if "sft" in self.stages else "Before"
+
 
 @dataclass(frozen=True)
 class WinRate:

@@ -88,3 +88,9 @@ def length_change(before: float, after: float) -> str:
     if change == 0:
         return "as long as before"
     return f"{abs(change)}% {'longer' if change > 0 else 'shorter'}"
+
+
+def shortened(text: str, limit: int = 240) -> str:
+    """The text on one line, its middle left out where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"

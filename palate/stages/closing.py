@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from palate.report import chosen_samples
+from palate.report.words import shortened
 
 NEXT = {"sft": "reward", "reward": "align", "align": "evaluate"}
 
@@ -92,12 +93,6 @@ def samples_table(run: Path) -> Table:
             Text(f"{shortened(sample.after)}  ({sample.score_after:.2f})"),
         )
     return table
-
-
-def shortened(text: str, limit: int = 240) -> str:
-    """The text on one line, its middle left out where it is long."""
-    text = " ".join(text.split())
-    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
 def written(run: Path, record: dict[str, Any]) -> Text:

@@ -50,6 +50,8 @@ ENOUGH, HALF = 1.0, 0.5
 # policy by more than one and a half, or in long answers by a quarter of the gates' budget for a token, rewrites what it
 # says rather than shifts it.
 KL_JUMP, KL_JUMP_TOKEN = 1.5, KL_BUDGET_TOKEN / 4
+# Tokens that hold a sentence or two. Where answers get fewer, that they do not end says nothing of the model.
+ROOM = 32
 # A surrogate is trusted while few ratios are clipped: PPO's papers and implementations report 0.1 to 0.2. Above 0.3 the
 # step is made by the clip, not by the gradient.
 CLIPPED = 0.3
@@ -289,6 +291,8 @@ def _sha256(file: Path) -> str:
 
 def _undertrained(chart: Chart) -> Iterator[Sign]:
     loss, unigram = chart("sft/heldout_loss"), chart("sft/unigram_loss")
+    if loss > chart("sft/base_loss") + CLEAR_RISE:
+        return  # it was trained for the worse, and more of that is no remedy
     if chart("sft/loss_slope_low") > STEEP:
         yield Sign(
             ENOUGH,
@@ -313,7 +317,12 @@ def _never_ends(chart: Chart) -> Iterator[Sign]:
     rate = chart("sft/eos_rate")
     if rate < EOS_STOP:
         yield Sign(ENOUGH, f"{rate:.0%} of the SFT model's answers end by themselves: the stop token was not learnt.")
-    elif chart("align/eos_rate_initial") < EOS_STOP and not rate >= EOS_WARN and not chart.foreign_prompts:
+    elif (
+        chart("align/eos_rate_initial") < EOS_STOP
+        and not rate >= EOS_WARN
+        and not chart.foreign_prompts
+        and chart.align.get("max_new_tokens", ROOM) >= ROOM
+    ):
         yield Sign(ENOUGH, f"When alignment began, {chart('align/eos_rate_initial'):.0%} of answers ended.")
 
 

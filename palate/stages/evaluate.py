@@ -23,6 +23,7 @@ from palate.evaluation import (
     win_rate,
     win_rate_bootstrap,
 )
+from palate.evaluation.comparison import Outcome as Judged
 from palate.models import load_causal
 from palate.recipe import TESTBED
 from palate.records import Prompt
@@ -68,7 +69,7 @@ def run(context: Context) -> Outcome:
         results |= _truth(context, before_model, prompts, before, after)
     costs, unusual = _costs(context, before_model, after_model, before, after)
     results |= costs
-    results["verdict"] = verdict(results)
+    results["verdict"] = verdict(results, "SFT" if context.recipe.sft is not None else "the model before alignment")
     _write(context, results, comparisons, unusual)
     return Outcome(_figures(results), (), len(prompts))
 
@@ -123,12 +124,15 @@ def _comparison(prompt: Prompt, row: int, before: Answers, after: Answers) -> Co
 
 
 def _results(context: Context, comparisons: Sequence[Comparison], before: Answers, after: Answers) -> dict[str, Any]:
-    rate = win_rate(comparison.outcome for comparison in comparisons)
-    low, high = win_rate_bootstrap(comparison.outcome for comparison in comparisons)
+    outcomes: list[Judged] = [comparison.outcome for comparison in comparisons]
+    # Two answers to one prompt are not independent: a file that holds a prompt twice has not two prompts.
+    asked = [prompt.messages for prompt in before.completions.prompts]
+    rate = win_rate(outcomes, asked)
+    low, high = win_rate_bootstrap(outcomes, asked)
     controlled = length_controlled(
-        [POINTS[comparison.outcome] for comparison in comparisons],
+        [POINTS[outcome] for outcome in outcomes],
         [comparison.length_after - comparison.length_before for comparison in comparisons],
-        range(len(comparisons)),
+        asked,
     )
     return {
         "judge": context.evaluate.judge,
@@ -235,14 +239,14 @@ def best_of_n(
     }
 
 
-def verdict(results: dict[str, Any]) -> str:
-    """The result in one sentence, with the judge named."""
+def verdict(results: dict[str, Any], started: str) -> str:
+    """The result in one sentence, with the judge named, and what alignment `started` from."""
     rate = results["win_rate"]
     judge = JUDGES[results["judge"]]
     length = results["length"]["after"] / max(results["length"]["before"], 1e-9) - 1
     sign = "+" if length >= 0 else "−"
     return (
-        f"Preferred over SFT on {rate['estimate']:.0%} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}] of "
+        f"Preferred over {started} on {rate['estimate']:.0%} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}] of "
         f"{results['prompts']} "
         f"held-out prompts by {judge}, KL {results['kl']:.1f} nats, length {sign}{abs(length):.0%}."
     )

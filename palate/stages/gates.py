@@ -631,7 +631,8 @@ _EVALUATE = (
             "align/win_rate_length_controlled_high",
         ),
         _preferred_at_length,
-        "What was won is won by length. Look at reward/length_correlation, and add pairs that contradict it.",
+        "Where the win rate itself is above one half, what was won is won by length: look at "
+        "reward/length_correlation, and add pairs that contradict it. Else see the win rate.",
     ),
     Gate(
         "perplexity of held-out text",

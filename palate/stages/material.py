@@ -82,8 +82,7 @@ def read_data(recipe: Recipe, sections: Sequence[str] = SECTIONS) -> tuple[dict[
         if part is None:
             continue
         if data_files(recipe, section) != TESTBED:
-            mapping = None if part.mapping is None else ColumnMapping.from_dict(part.mapping)
-            data[section] = read_files(data_files(recipe, section), kind_of(recipe, section), part.on_bad, mapping)
+            data[section] = read_section(recipe, section)
             pinned = replace(part, mapping=data[section][0].mapping.to_dict())
             recipe = replace(recipe, **{section: pinned})
         if getattr(part, "heldout", None) is not None:
@@ -96,13 +95,20 @@ def read_data(recipe: Recipe, sections: Sequence[str] = SECTIONS) -> tuple[dict[
     return data, recipe
 
 
+def read_section(recipe: Recipe, section: str) -> tuple[Dataset, ...]:
+    """The files that a section names as its data."""
+    part = getattr(recipe, section)
+    mapping = None if part.mapping is None else ColumnMapping.from_dict(part.mapping)
+    return read_files(data_files(recipe, section), kind_of(recipe, section), part.on_bad, mapping)
+
+
 def mixed(context: Context) -> tuple[Demonstration, ...]:
     """The demonstrations that alignment learns beside its reward."""
     if MIX in context.data:
         return records_of(context.data[MIX])
     files = context.data.get("sft")
     if files is None and context.sft.data != TESTBED:
-        files = read_files(context.sft.data, "demonstrations", context.sft.on_bad, None)
+        files = read_section(context.recipe, "sft")
     return generated(context.recipe, "sft") if files is None else records_of(files)
 
 

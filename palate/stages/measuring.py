@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from palate.data.layout import packed, padded
 from palate.engine.forward import completion_logprobs
 from palate.engine.interfaces import Completions, Reward
 from palate.errors import RecipeError, TrainingError
+from palate.evaluation import perplexity
 from palate.models import load_causal, weight_hash
 from palate.recipe import TESTBED
 from palate.records import Prompt
@@ -190,7 +190,7 @@ def told(rows: Sequence[dict]) -> dict[str, float]:
         "kl/sequence": fmean([row["kl"] for row in rows]),
         "kl/token": sum(row["kl"] for row in rows) / tokens,
         "entropy": entropy,
-        "perplexity": math.exp(-reference),
+        "perplexity": perplexity(-reference),
         "length/mean": fmean([len(row["ids"]) for row in rows]),
         "length/eos_rate": fmean([float(row["finish"] == "eos") for row in rows]),
     }

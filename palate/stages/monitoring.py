@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from textwrap import shorten
 
 from palate import testbed
 from palate.engine.files import encode_json, write_atomic
 from palate.engine.interfaces import Completions
 from palate.engine.seeding import derive
+from palate.errors import DataError
 from palate.evaluation.monitors import (
     DISTINCT_ANSWERS,
     MONITORS,
@@ -43,6 +43,7 @@ from palate.evaluation.sycophancy import (
 )
 from palate.recipe import TESTBED
 from palate.records import Prompt
+from palate.report.words import shortened
 from palate.stages.context import Context
 from palate.stages.material import Loaded, data_files, evenly, sample
 
@@ -95,7 +96,7 @@ def on_testbed(context: Context) -> bool:
 
 def alarm_sentence(one: Reading) -> str:
     """An alarm in one sentence, with its first sample."""
-    shown = [f'"{shorten(text, SHOWN)}"' for sample in one.samples[:1] for text in (sample.completion, sample.prompt)]
+    shown = [f'"{shortened(text, SHOWN)}"' for sample in one.samples[:1] for text in (sample.completion, sample.prompt)]
     return (
         f"align: monitor {one.name}: {one.measures} went from {one.baseline:.2f} to {one.value:.2f}; the alarm is from "
         f"{one.threshold:.2f} on{', as in ' + ' to '.join(shown) if shown else ''}."
@@ -189,5 +190,10 @@ def _texts(context: Context, model: Loaded, prompts: Sequence[Prompt], purpose: 
 
 
 def _fits(context: Context, model: Loaded, prompt: Prompt) -> bool:
+    """Whether the prompt can be asked with room for an answer; some templates refuse a second turn."""
+    try:
+        length = len(model.chat.encode_prompt(prompt))
+    except DataError:
+        return False
     limit = model.model.context
-    return limit is None or len(model.chat.encode_prompt(prompt)) + context.align.loop.max_new_tokens <= limit
+    return limit is None or length + context.align.loop.max_new_tokens <= limit

@@ -89,6 +89,18 @@ def sides(reward: ModelReward, pairs: Sequence[PreferencePair]) -> list[tuple[li
     return [(column[0::2].tolist(), column[1::2].tolist()) for column in found.unbind(dim=1)]
 
 
+def _members(reward: ModelReward, pairs: Sequence[PreferencePair]) -> list[tuple[list[float], list[float]]]:
+    """The scores of both sides by each judge of the same thing: heads that score attributes are one, their mean."""
+    found = sides(reward, pairs)
+    return [_mean(found)] if reward.model.attributes else found
+
+
+def _mean(scored: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[list[float], list[float]]:
+    """The mean over heads of the scores of both sides."""
+    chosen, rejected = (torch.tensor([side[k] for side in scored], dtype=torch.float64).mean(dim=0) for k in (0, 1))
+    return chosen.tolist(), rejected.tolist()
+
+
 # ---- what the report is made of
 
 
@@ -161,7 +173,7 @@ def examine(
     more are given. `train` are pairs that it was trained on, `answers` good answers, the chosen ones unless given, and
     `others` the scores that other reward models gave.
     """
-    chosen, rejected = (torch.tensor([side[k] for side in scored]).mean(dim=0).tolist() for k in (0, 1))
+    chosen, rejected = _mean(scored)
     probabilities, gold = (None, None) if annotator is None else world_truth(pairs, annotator)
     return reward_report(
         pairs,
@@ -214,8 +226,8 @@ def probe(
         mismatched = mismatched_accuracy(reward, _chosen(pairs), seed)
         return AnswerReport(len(pairs), mismatched, probes_of(reward, pairs)), said
     pairs = _fitting(reward, records, file, said)
-    others = [scored for other in ensemble for scored in sides(_loaded(other), pairs)]
-    own = sides(reward, pairs)
+    others = [scored for other in ensemble for scored in _members(_loaded(other), pairs)]
+    own = _members(reward, pairs)
     return examine(reward, pairs, own, seed=seed, annotator=annotator, repeated=records, others=others), said
 
 

@@ -18,6 +18,7 @@ from palate.engine.interfaces import Completions
 from palate.engine.seeding import derive
 from palate.errors import DataError
 from palate.evaluation import compare, degenerate, unusual_prompts, win_rate
+from palate.evaluation import perplexity as perplexity_of
 from palate.ops import wilson_interval
 from palate.records import Message, Prompt
 from palate.rewards.answers import last_number
@@ -40,7 +41,7 @@ def perplexity(context: Context, before: Loaded, after: Loaded) -> dict[str, Any
     text = held_out_text(context, before, DEMONSTRATIONS, context.sft.loop.micro_tokens)
     if text is None:
         return None
-    figures = {name: math.exp(text.loss(one.model)) for name, one in (("before", before), ("after", after))}
+    figures = {name: perplexity_of(text.loss(one.model)) for name, one in (("before", before), ("after", after))}
     return figures | {"demonstrations": len(text.examples)}
 
 

@@ -101,6 +101,8 @@ def run(context: Context) -> Outcome:
     if _of_this_world(context):
         figures |= testbed.expected_accuracy(trained.heldout, chosen, rejected)
     named = {f"reward/{name}" if "/" in name else name: value for name, value in reward_figures(report).items()}
+    if context.reward.attributes:  # ratings are no log-odds, and were not scaled to be
+        named = {name: value for name, value in named.items() if not name.startswith("ece")}
     return Outcome(figures | named, tuple(concerns), trained.steps)
 
 

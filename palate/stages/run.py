@@ -363,5 +363,5 @@ _TOLD: Mapping[str, Callable[[Mapping[str, float]], str]] = {
 def _files(context: Context, stage: str) -> list[str]:
     """What a stage leaves for others, relative to the run directory."""
     names = ("model", "metrics.jsonl", "samples.jsonl", "report.json", "points.jsonl", "overoptimisation.json")
-    names += ("monitors.json", "results.json", "comparisons.jsonl")
+    names += ("monitors.json", "results.json", "comparisons.jsonl", "unusual.jsonl")
     return [f"{stage}/{name}" for name in names if context.place(stage, name).exists()]

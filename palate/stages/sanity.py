@@ -17,10 +17,11 @@ from statistics import fmean
 from palate import testbed
 from palate.engine.interfaces import Completions, Reward
 from palate.ops import wilson_interval
+from palate.recipe import TESTBED
 from palate.records import Prompt
 from palate.rewards import checked_scores
 from palate.stages.context import Context
-from palate.stages.material import evenly, records_of
+from palate.stages.material import evenly, read_section, records_of
 
 # Runs of four characters: a word or a join of two, in any script.
 RUN = 4
@@ -78,8 +79,11 @@ def _seen(context: Context) -> list[str]:
     """Prompts of the run's demonstrations and preference data, each once."""
     found: dict[str, None] = {}
     for section in ("sft", "reward"):
-        if getattr(context.recipe, section) is not None:
+        part = getattr(context.recipe, section)
+        if part is not None:
             files = context.data.get(section)
+            if files is None and part.data != TESTBED:  # the stage alone, which does not rest on this section
+                files = read_section(context.recipe, section)
             # Whatever the embedded world generates asks these.
             asked = testbed.prompts("known") if files is None else [record.prompt for record in records_of(files)]
             found |= dict.fromkeys(prompt.text for prompt in asked)

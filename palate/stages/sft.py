@@ -9,7 +9,7 @@ from palate.algorithms.objectives import Example, Imitation, examples_of
 from palate.algorithms.supervised import SupervisedLoop, held_out
 from palate.engine.generation import Sampling
 from palate.engine.seeding import derive
-from palate.evaluation import loss_slope, unigram_loss
+from palate.evaluation import loss_slope, perplexity, unigram_loss
 from palate.models.loading import load_causal, save_causal
 from palate.records import Demonstration
 from palate.stages.context import Context, Outcome
@@ -52,7 +52,7 @@ def run(context: Context) -> Outcome:
         "heldout": len(unseen),
         "base_loss": before,
         "heldout_loss": loss,
-        "heldout_perplexity": math.exp(loss),
+        "heldout_perplexity": perplexity(loss),
         "train_loss": loss_of([learnt[row] for row in evenly(min(len(unseen), len(learnt)), len(learnt))[0]]),
         "unigram_loss": unigram_loss(_completions(learnt), _completions(unseen), start.model.vocabulary),
     }

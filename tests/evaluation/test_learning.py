@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.evaluation import loss_slope, unigram_loss
+from palate.evaluation import loss_slope, perplexity, unigram_loss
+
+
+def test_the_perplexity_of_a_broken_model_is_a_number():
+    # Log-probabilities of a model that a learning rate of 3 destroyed fall below −1,000 nats.
+    assert perplexity(math.log(5)) == pytest.approx(5)
+    assert math.isfinite(perplexity(709.7)) and perplexity(1e4) == perplexity(710)
+    assert math.isfinite(perplexity(1e4))
 
 
 def test_the_unigram_model_counts_and_smooths():

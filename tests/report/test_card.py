@@ -75,3 +75,14 @@ def test_foreign_text_stays_text(make_run: MakeRun) -> None:
     assert "# `a'b # Heading <script>`" in lines
     assert r"- Stage reward: see \<script\> \[link\](http://x) \#\# Heading." in lines
     assert "## Heading" not in lines
+
+
+def test_a_run_without_fine_tuning_is_compared_with_the_model_before(make_run: MakeRun) -> None:
+    directory = make_run(["align", "evaluate"])
+    card = card_of(directory)
+    assert "prefers the aligned model to the model before." in card
+    assert "| Win rate over the model before |" in card and "| Mean score, before → aligned |" in card
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert "Aligned against the model before" in page and "KL from the model before" in page
+    for text in (card, page):
+        assert "SFT" not in text

@@ -285,6 +285,21 @@ def test_what_was_hardly_trained_need_not_end_its_answers(tmp_path):
     assert "undertrained" in only.cause and only.score == 1.5
 
 
+def test_more_of_what_does_damage_is_no_remedy(tmp_path):
+    """A rate far too high leaves the model worse than counting tokens: damaged, and not undertrained."""
+    changes = {"sft/heldout_loss": 33.0, "sft/base_loss": 0.4, "sft/loss_slope": 3.0, "sft/loss_slope_low": 2.0}
+    assert [one.cause for one in examine(directory(tmp_path / "run", **changes))] == [
+        "SFT damaged the model it began with"
+    ]
+
+
+def test_answers_that_had_no_room_to_end_accuse_nobody(tmp_path):
+    place = directory(tmp_path / "run", without=("sft/",), **{"align/eos_rate_initial": 0.1})
+    recipe = place / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("[align]\n", "[align]\nmax_new_tokens = 8\n"))
+    assert examine(place) == ()
+
+
 def test_the_weightiest_evidence_is_told_first(tmp_path):
     """The rule finds the budget (½) before the hacked reward (1)."""
     place = directory(tmp_path / "run", looks=[(0, 0.25), (1, 0.5), (2, -0.1)], **{"align/kl_max": 30.0})

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from palate.errors import DataError, RecipeError
+from palate.evaluation import RewardReport
 from palate.models import load_reward_model
 from palate.recipe import recipe_from
 from palate.stages.calls import Quiet
+from palate.stages.probing import probe
 from palate.stages.run import execute
 
 LOOP = {"learning_rate": 1e-2, "batch_tokens": 2000}
@@ -85,8 +87,11 @@ def test_ratings_are_learnt_and_weighed(finished, tmp_path):
     )
     model, _, _ = load_reward_model(place / "reward" / "model")
     assert (model.attributes, model.gain) == (("helpfulness", "verbosity"), 1.0)
+    assert "reward/ece" not in summary
     assert summary["reward/explained/helpfulness"] <= 1
     assert summary["reward/explained/verbosity"] <= 1
+    probed, _ = probe(place / "reward" / "model", finished.recipe.parent / "pairs.jsonl")
+    assert isinstance(probed, RewardReport) and probed.agreement is None, "attributes are no members of an ensemble"
     row = metrics(place)
     assert row["score/r"] == pytest.approx(0.7 * row["score/r/helpfulness"] + 0.3 * row["score/r/verbosity"], abs=1e-5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from palate import testbed
+from palate.data.chat import chat_format
 from palate.engine.generation import Sampling
 from palate.engine.interfaces import Completions
 from palate.evaluation.monitors import MONITORS, TESTBED_MONITORS
@@ -151,3 +153,17 @@ def test_nobody_is_doubted_where_no_second_turn_fits(tiny_recipe, tmp_path, base
     given = completions(prompts, ["yes"] * 8, base)
     figures = monitoring.monitor(context, model, model, given, given)
     assert {"monitor/pushback_flips", "monitor/opinion_flips"}.isdisjoint(figures)
+
+
+def test_nobody_is_doubted_where_the_template_refuses_a_second_turn(tiny_recipe, tmp_path, base, said, monkeypatch):
+    context = context_of(load_recipe(tiny_recipe(tmp_path / "data")), tmp_path, said)
+    tokenizer = copy.deepcopy(base.tokenizer)
+    tokenizer.chat_template = (
+        "{% if messages|length > 2 %}{{ raise_exception('one question only') }}{% endif %}"
+        "{% for message in messages %}{{ message.content }}<eos>{% endfor %}"
+    )
+    model = Loaded(base.model, chat_format(tokenizer), tokenizer)
+    monkeypatch.setattr(monitoring, "sample", answering(lambda who, prompt: "yes"))
+    prompts = [Prompt.of(f"What is {number}?") for number in range(8)]
+    given = completions(prompts, ["yes"] * 8, base)
+    assert "monitor/pushback_flips" not in monitoring.monitor(context, model, model, given, given)

@@ -9,6 +9,7 @@ from palate import testbed
 from palate.data.layout import completions
 from palate.engine.interfaces import Completions
 from palate.ops import wilson_interval
+from palate.recipe import TESTBED, recipe_from
 from palate.records import Demonstration, Prompt
 from palate.rewards import FunctionReward
 from palate.stages.sanity import novelty, told_apart
@@ -101,8 +102,18 @@ def test_prompts_of_either_stage_are_known():
     assert novelty(given, [Prompt.of("abcd"), Prompt.of("efgh")])["prompt_novelty"] == 0.0
 
 
+def test_a_section_that_was_not_read_is_not_taken_for_the_embedded_world(tmp_path):
+    """`palate align` alone does not read the pairs of [reward] where its reward is a rule."""
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "abcd", "chosen": "yes", "rejected": "no"}\n' * 2)
+    section = recipe_from({"reward": {"data": str(pairs)}, "model": {"path": "testbed"}}).reward
+    given = context(recipe=recipe(sft=True, reward=section), data={"sft": files("aside", "wxyz")})
+    assert novelty(given, [Prompt.of("abcd")])["prompt_novelty"] == 0.0
+    assert novelty(given, [testbed.prompts("known")[0]])["prompt_novelty"] == 1.0
+
+
 def test_the_embedded_world_knows_its_own_prompts_and_no_german():
-    given = context(recipe=recipe(sft=True))
+    given = context(recipe=recipe(sft=SimpleNamespace(data=TESTBED)))
     known = novelty(given, testbed.prompts("known"))
     assert known["prompt_novelty"] < 0.01 and known["prompt_novelty_usual"] < 0.05
     assert novelty(given, [Prompt.of("Warum fliegt gestern das Schiff durch zwölf Wolken?")])["prompt_novelty"] > 0.9

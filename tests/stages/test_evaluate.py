@@ -1,0 +1,48 @@
+"""What is said of the comparisons, from their outcomes alone."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from palate.data.layout import completions
+from palate.engine.interfaces import Completions
+from palate.evaluation import win_rate
+from palate.records import Prompt
+from palate.stages import evaluate
+
+
+def given(prompts, scores) -> evaluate.Answers:
+    """Answers of one token to the prompts, with these scores."""
+    ids, mask = completions([[5]] * len(prompts), 0)
+    seen = Completions(tuple(prompts), ((1,),) * len(prompts), ids, mask, ("a",) * len(prompts))
+    generated: Any = SimpleNamespace(mask=torch.ones(len(prompts), 1, dtype=torch.bool))
+    return evaluate.Answers(seen, generated, scores)
+
+
+def test_a_prompt_that_stands_twice_is_one_prompt():
+    """Of two prompts, each there five times, one is always won: a half, and no narrower than two prompts allow."""
+    prompts = [Prompt.of(text, line=line) for line in range(5) for text in ("one", "two")]
+    before, after = given(prompts, [0.0] * 10), given(prompts, [1.0, -1.0] * 5)
+    context: Any = SimpleNamespace(evaluate=SimpleNamespace(judge="reward", sampling=SimpleNamespace(temperature=1.0)))
+    compared = [evaluate._comparison(prompt, row, before, after) for row, prompt in enumerate(prompts)]
+    results = evaluate._results(context, compared, before, after)
+    two = win_rate(["win", "loss"])
+    assert (results["win_rate"]["low"], results["win_rate"]["high"]) == pytest.approx((two.low, two.high))
+    assert (results["win_rate"]["wins"], results["win_rate"]["losses"]) == (5, 5)
+    assert (results["bootstrap"]["low"], results["bootstrap"]["high"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("started", ["SFT", "the model before alignment"])
+def test_the_verdict_names_what_alignment_started_from(started):
+    results = {
+        "win_rate": {"estimate": 0.75, "low": 0.5, "high": 0.9},
+        "judge": "gold",
+        "length": {"before": 10.0, "after": 5.0},
+        "prompts": 8,
+        "kl": 1.25,
+    }
+    assert evaluate.verdict(results, started) == (
+        f"Preferred over {started} on 75% [50, 90] of 8 held-out prompts by gold, KL 1.2 nats, length −50%."
+    )
