@@ -232,7 +232,7 @@ def hacked(none, stop=0.5, ensemble=(0.5, 0.5), alarms=2.0):
 def test_hacking_is_said_where_it_happened():
     said = hacked((0.1, 3, 0.2, 0.5, -0.3), stop=0.48, ensemble=(-0.25, 0.5))
     assert "the proxy rose and gold fell, which is reward hacking" in said
-    assert "The monitors raised 2.00 alarms" in said
+    assert "The monitors raised 2 alarms" in said
     assert "96.0% of it: as much as is asked (90%)" in said  # .48/.5
     assert "an ensemble did not help" in said
     said = hacked((0.1, 3, 0.2, 0.5, 0.45), stop=0.3, ensemble=(0.7, 0.75), alarms=0.0)

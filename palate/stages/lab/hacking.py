@@ -140,7 +140,7 @@ def _fate(found: Found) -> str:
         return told.strip()
     if min(alarms) == 0:
         return f"{told}The monitors were silent with {'a seed' if max(alarms) else 'every seed'}."
-    return f"{told}The monitors raised {number(found.mean('none', 'alarms'))} alarms."
+    return f"{told}The monitors raised {round(found.mean('none', 'alarms'), 1):g} alarms."
 
 
 def _leashes(found: Found) -> str:
