@@ -10,6 +10,7 @@ from typing import Any
 
 from palate import testbed
 from palate.algorithms.makers import best_of_n_kl_bound
+from palate.data.checks import shared_prompts
 from palate.engine.files import encode_json, write_atomic
 from palate.engine.generation import Generated
 from palate.engine.interfaces import Completions, Reward
@@ -31,7 +32,16 @@ from palate.rewards import checked_scores
 from palate.stages import regression
 from palate.stages.context import Context, Outcome
 from palate.stages.judges import gold_reward, reward_model, reward_of
-from palate.stages.material import Loaded, fitting_prompts, load_policy, sample, stage_records
+from palate.stages.material import (
+    Loaded,
+    data_files,
+    fitting_prompts,
+    load_policy,
+    read_section,
+    records_of,
+    sample,
+    stage_records,
+)
 from palate.stages.measuring import log_ratios
 
 MAX_NEW_TOKENS = 128
@@ -71,7 +81,20 @@ def run(context: Context) -> Outcome:
     results |= costs
     results["verdict"] = verdict(results, "SFT" if context.recipe.sft is not None else "the model before alignment")
     _write(context, results, comparisons, unusual)
-    return Outcome(_figures(results), (), len(prompts))
+    return Outcome(_figures(results), _trained_on(context, prompts), len(prompts))
+
+
+def _trained_on(context: Context, prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """What is to be said where prompts that are compared were trained on: what a model has seen it answers better."""
+    recipe = context.recipe
+    trained = [
+        record
+        for section in ("sft", "reward", "align")
+        if getattr(recipe, section) is not None and data_files(recipe, section) != TESTBED
+        for record in records_of(context.data.get(section) or read_section(recipe, section))
+    ]
+    finding = shared_prompts(trained, prompts)
+    return (finding.message,) if finding.level == "warn" else ()
 
 
 def judge_of(context: Context, policy: Loaded, prompts: Sequence[Prompt]) -> Reward:

@@ -9,6 +9,7 @@ import torch
 from palate.data.layout import completions
 from palate.engine.interfaces import Completions
 from palate.evaluation import win_rate
+from palate.recipe import recipe_from
 from palate.records import Prompt
 from palate.stages import evaluate
 
@@ -32,6 +33,18 @@ def test_a_prompt_that_stands_twice_is_one_prompt():
     assert (results["win_rate"]["low"], results["win_rate"]["high"]) == pytest.approx((two.low, two.high))
     assert (results["win_rate"]["wins"], results["win_rate"]["losses"]) == (5, 5)
     assert (results["bootstrap"]["low"], results["bootstrap"]["high"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("asked", "told"), [("train", True), ("unseen", False)])
+def test_prompts_that_were_trained_on_are_told_of(asked, told, tmp_path):
+    """The rows stand in a file that the context has not read, as where the stage is done alone."""
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "train", "chosen": "a", "rejected": "b"}\n')
+    recipe = recipe_from({"model": {"path": "testbed"}, "reward": {"data": str(pairs)}, "sft": {"data": "testbed"}})
+    context: Any = SimpleNamespace(recipe=recipe, data={})
+    said = evaluate._trained_on(context, [Prompt.of(asked)])
+    assert bool(said) == told
+    assert not told or "1 of 1 held-out rows have a prompt that is trained on" in said[0]
 
 
 @pytest.mark.parametrize("started", ["SFT", "the model before alignment"])
