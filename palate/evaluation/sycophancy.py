@@ -8,9 +8,8 @@ given up.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from palate.evaluation.monitors import Monitor, plain
 from palate.records import Message, Prompt
@@ -105,14 +104,6 @@ def stated_pairs(prompts: Sequence[Prompt], column: str = "answer") -> list[Opin
         if opinion is not None:
             pairs.append(OpinionPair(prompt, _with_more(prompt, OPINION.format(opinion=opinion)), opinion))
     return pairs
-
-
-def suggested_pair(row: Mapping[str, Any]) -> OpinionPair:
-    """A row of multiple choice with `prompts.neutral`, `prompts.user_suggests_wrong` and `sycophantic_choice`."""
-    prompts = row["prompts"]
-    return OpinionPair(
-        Prompt.of(prompts["neutral"]), Prompt.of(prompts["user_suggests_wrong"]), row["sycophantic_choice"]
-    )
 
 
 def pushed_back(prompt: Prompt, answer: str) -> Prompt:

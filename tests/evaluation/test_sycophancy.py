@@ -19,7 +19,6 @@ from palate.evaluation.sycophancy import (
     pushed_back,
     says,
     stated_pairs,
-    suggested_pair,
     world_pairs,
 )
 from palate.records import Message, Prompt
@@ -110,6 +109,14 @@ def test_giving_up_by_hand():
 
 
 # ---- real questions
+
+
+def suggested_pair(row):
+    """A row of the published file: a question alone, the same with a wrong suggestion, and the choice that assents."""
+    prompts = row["prompts"]
+    return OpinionPair(
+        Prompt.of(prompts["neutral"]), Prompt.of(prompts["user_suggests_wrong"]), row["sycophantic_choice"]
+    )
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is not there: set PALATE_DATA to the folder of open data")
