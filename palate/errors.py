@@ -5,6 +5,7 @@
     │   ├── RecipeError         exit 2   a recipe or setting: unknown key, value out of range, missing section
     │   ├── DataError           exit 2   a data file: carries the path and, where there is one, the line
     │   └── ModelError          exit 2   a model directory: missing, a pickle, not a reward model, another tokenizer
+    ├── StoreError              exit 1   feedback could not be stored; what was stored before is whole
     ├── RunDirectoryError       exit 2   the run directory is locked, or holds something else
     ├── CheckpointError         exit 1   a checkpoint could not be written, or none on disk is whole
     ├── TrainingError           exit 1   training cannot go on: non-finite numbers, sampler and trainer disagree
@@ -47,6 +48,10 @@ class DataError(UsageError):
 
 class ModelError(UsageError):
     """A model directory cannot be used."""
+
+
+class StoreError(PalateError):
+    """Feedback could not be stored: the disk is full, the file is no store of ours; what was stored before is whole."""
 
 
 class RunDirectoryError(PalateError):
