@@ -297,7 +297,9 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
 
 def answer_from_json(given: Mapping[str, Any]) -> Answer:
     """The answer that `answer_to_json` wrote; DataError where the kind or a field is unknown."""
-    values = {name: tuple(value) if name == "ranks" else value for name, value in given.items() if name != "kind"}
+    values: dict[str, Any] = {
+        name: tuple(value) if name == "ranks" else value for name, value in given.items() if name != "kind"
+    }
     kind = _ANSWERS.get(given.get("kind", ""))
     try:
         if kind is None:

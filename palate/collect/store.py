@@ -48,7 +48,8 @@ CREATE TRIGGER nothing_changes BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT,
 CREATE TRIGGER nothing_goes BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END;
 CREATE TABLE leases (item TEXT NOT NULL, rater TEXT NOT NULL, until REAL NOT NULL, PRIMARY KEY (item, rater)) STRICT;
 CREATE VIEW live AS SELECT * FROM events AS one WHERE kind = 'judgement'
-    AND NOT EXISTS (SELECT 1 FROM events WHERE kind = 'retraction' AND id = 'retraction:' || substr(one.id, length('judgement:') + 1));
+    AND NOT EXISTS (SELECT 1 FROM events
+                    WHERE kind = 'retraction' AND id = 'retraction:' || substr(one.id, length('judgement:') + 1));
 """
 
 _WAITING = """
@@ -217,7 +218,9 @@ class Store:
             if kind is None
             else self._query(f"{columns} WHERE kind = ? ORDER BY seq", (kind,))
         )
-        return [Event(*row[:6], json.loads(row[6])) for row in rows]
+        return [
+            Event(seq, name, kind, item, rater, at, json.loads(body)) for seq, name, kind, item, rater, at, body in rows
+        ]
 
     # ---- the file
 

@@ -23,7 +23,7 @@ from palate.models import Critic, SharedCritic, save_causal
 from palate.models.trunk import recompute_layers
 from palate.ops import Moments
 from palate.rewards import ModelReward
-from palate.stages import direct, rounds
+from palate.stages import direct, making
 from palate.stages.anchor import anchor_of
 from palate.stages.context import Context, Outcome
 from palate.stages.judges import NO_MOMENTS, moments_on, reward_of, sampled
@@ -41,7 +41,7 @@ def run(context: Context) -> Outcome:
     """Aligns by the recipe's algorithm and saves `align/model`."""
     if context.align.algorithm in DIRECT:
         return direct.run(context)
-    return rounds.run(context) if context.align.algorithm in MAKERS else _online(context)
+    return making.run(context) if context.align.algorithm in MAKERS else _online(context)
 
 
 def _online(context: Context) -> Outcome:
