@@ -6,6 +6,7 @@
     │   ├── DataError           exit 2   a data file: carries the path and, where there is one, the line
     │   └── ModelError          exit 2   a model directory: missing, a pickle, not a reward model, another tokenizer
     ├── StoreError              exit 1   feedback could not be stored; what was stored before is whole
+    ├── EndpointError           exit 1   a model's endpoint refuses to answer, or does not answer at all
     ├── RunDirectoryError       exit 2   the run directory is locked, or holds something else
     ├── CheckpointError         exit 1   a checkpoint could not be written, or none on disk is whole
     ├── TrainingError           exit 1   training cannot go on: non-finite numbers, sampler and trainer disagree
@@ -52,6 +53,10 @@ class ModelError(UsageError):
 
 class StoreError(PalateError):
     """Feedback could not be stored: the disk is full, the file is no store of ours; what was stored before is whole."""
+
+
+class EndpointError(PalateError):
+    """A model's endpoint refuses to answer, or does not answer at all; what it answered before is kept."""
 
 
 class RunDirectoryError(PalateError):

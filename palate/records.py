@@ -59,12 +59,24 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """Two replies to one prompt, of which `chosen` was preferred; `margin` says by how much, where that is known."""
+    """Two replies to one prompt, of which `chosen` was preferred; `margin` says by how much, where that is known.
+
+    `weight` is how much a reward model makes of it beside the others: 2 is the pair twice, 0 not at all. Raises
+    `DataError` for one that is below 0 or not finite.
+    """
 
     prompt: Prompt
     chosen: str
     rejected: str
     margin: float | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise DataError(
+                f"A pair has the weight {self.weight}; it says how much the pair counts beside the others, from 0, not "
+                "at all. Give a finite number from 0 up, or leave it out for 1."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +106,7 @@ class Ranking:
                 f"A ranking has {len(self.completions)} completions and {len(self.ranks)} ranks; it needs at least "
                 "two completions and a rank for each. Add what is missing, or leave the ranking out."
             )
-        if set(self.ranks) != set(range(max(self.ranks) + 1)):
+        if sorted(set(self.ranks)) != list(range(len(set(self.ranks)))):
             raise DataError(
                 f"A ranking has the ranks {', '.join(map(str, self.ranks))}; they count from 0, the best, without a "
                 "gap, and equal ranks are ties. Number them anew."

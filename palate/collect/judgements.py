@@ -17,9 +17,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
-from palate.errors import DataError
+from palate.errors import DataError, UsageError
 from palate.records import Message, Prompt
 
 Mode = Literal["pair", "ranking", "rating", "thumbs", "demonstration", "edit"]
@@ -29,6 +29,8 @@ RaterKind = Literal["human", "judge", "program"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 # The strongest preference.
 MOST = 3
+
+LONGEST_NAME = 200
 
 
 # ---- what is asked
@@ -87,6 +89,13 @@ class Item:
             raise DataError(
                 f"An item has propensity {self.propensity} and wants {self.wanted} raters; the one is a probability "
                 "above 0, the other at least 1. Correct them."
+            )
+        if self.slice not in get_args(Slice):
+            raise DataError(f"An item is of the slice {self.slice!r}; it is one of {', '.join(get_args(Slice))}.")
+        if self.expected is not None and not _answers(self, self.expected):
+            raise DataError(
+                f"An item of mode {self.mode!r} with {len(self.candidates)} completions expects "
+                f"{answer_to_json(self.expected)}, which does not answer it. Correct the expected answer."
             )
 
     @property
@@ -147,6 +156,13 @@ class Rater:
     name: str
     kind: RaterKind = "human"
 
+    def __post_init__(self) -> None:
+        named(self.name, "rater")
+        if self.kind not in get_args(RaterKind):
+            raise DataError(
+                f"The rater {self.name!r} is of the kind {self.kind!r}; known are {', '.join(get_args(RaterKind))}."
+            )
+
 
 # ---- what is said
 
@@ -160,7 +176,8 @@ class Preference:
     both_bad: bool = False
 
     def __post_init__(self) -> None:
-        if not -MOST <= self.degree <= MOST or (self.both_bad and self.degree):
+        whole = type(self.degree) is int
+        if not whole or not -MOST <= self.degree <= MOST or (self.both_bad and self.degree):
             raise DataError(
                 f"A preference has degree {self.degree}{' and both bad' if self.both_bad else ''}; it is a whole "
                 "number from -3 (the first is much better) to 3 (the second is), and 0 where both are bad. Correct it."
@@ -174,7 +191,8 @@ class Order:
     ranks: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.ranks or set(self.ranks) != set(range(max(self.ranks) + 1)):
+        steps = sorted(set(self.ranks))
+        if not self.ranks or steps != list(range(len(steps))):
             raise DataError(
                 f"An order has the ranks {list(self.ranks)}; they count from 0, the best, without a gap, and equal "
                 "ranks are ties. Number them anew."
@@ -233,6 +251,7 @@ _ANSWERS: Mapping[str, type[Answer]] = {
     "skipped": Skipped,
 }
 _NAMES = {kind: name for name, kind in _ANSWERS.items()}
+_TYPES: Mapping[str, type] = {"degree": int, "both_bad": bool, "up": bool, "of": int, "text": str, "reason": str}
 _FITTING: Mapping[Mode, type[Answer]] = {
     "pair": Preference,
     "ranking": Order,
@@ -261,6 +280,15 @@ class Judgement:
     seconds: float = 0.0
     guideline: str = ""
     at: float = 0.0
+
+    def __post_init__(self) -> None:
+        named(self.id, "judgement")
+        named(self.rater, "rater")
+        if not (0 <= self.seconds < math.inf and 0 <= self.at < math.inf):
+            raise DataError(
+                f"A judgement took {self.seconds} seconds and was made at {self.at}; both are finite, from 0 up, the "
+                "latter in Unix time. Correct the clock that measured them."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The judgement as plain JSON."""
@@ -292,40 +320,69 @@ class Judgement:
 
 def answer_to_json(answer: Answer) -> dict[str, Any]:
     """An answer with its kind."""
-    return {"kind": _NAMES[type(answer)], **asdict(answer)}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(answer).items()}
+    return {"kind": _NAMES[type(answer)], **values}
 
 
 def answer_from_json(given: Mapping[str, Any]) -> Answer:
-    """The answer that `answer_to_json` wrote; DataError where the kind or a field is unknown."""
-    values: dict[str, Any] = {
-        name: tuple(value) if name == "ranks" else value for name, value in given.items() if name != "kind"
-    }
-    kind = _ANSWERS.get(given.get("kind", ""))
+    """The answer that `answer_to_json` wrote; DataError where the kind, a field or its type is another."""
     try:
-        if kind is None:
-            raise TypeError(f"unknown kind {given.get('kind')!r}")
-        return kind(**values)
-    except TypeError as error:
+        values = {name: _typed(name, value) for name, value in given.items() if name != "kind"}
+        return _ANSWERS[given["kind"]](**values)
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
         raise DataError(
-            f"An answer was given as {dict(given)} ({error}); its kind is one of {', '.join(_ANSWERS)}, each with its "
-            "own fields. Correct it."
+            f"An answer was given as {given!r:.300} ({error!r}); its kind is one of {', '.join(_ANSWERS)}, each with "
+            "its own fields. Correct it."
         ) from error
 
 
-def fits(item: Item, judgement: Judgement) -> None:
-    """DataError where the answer is not one to this item."""
-    answer, count = judgement.answer, len(item.candidates)
-    if isinstance(answer, Skipped):
-        return
-    wrong = not isinstance(answer, _FITTING[item.mode])
-    wrong |= isinstance(answer, Order) and len(answer.ranks) != count
-    wrong |= isinstance(answer, Edited) and not 0 <= answer.of < count
-    wrong |= bool(judgement.shown) and sorted(judgement.shown) != list(range(count))
-    if wrong:
+def _typed(name: str, value: Any) -> Any:
+    """A field of an answer from outside; TypeError where it is of another type (JSON's true is no 1)."""
+    if name == "ranks" and isinstance(value, list | tuple) and all(type(rank) is int for rank in value):
+        return tuple(value)
+    if name == "scores" and isinstance(value, Mapping) and all(type(score) in (int, float) for score in value.values()):
+        return dict(value)
+    if type(value) is _TYPES.get(name):
+        return value
+    raise TypeError(f"{name} = {value!r:.100}")
+
+
+def mode_of(name: str) -> Mode:
+    """The mode of this name; UsageError where there is none."""
+    if name not in MODES:
+        raise UsageError(f"The mode {name!r} was given. Items are of mode {', '.join(MODES)}. Take one of them.")
+    return cast(Mode, name)
+
+
+def named(name: str, what: str) -> str:
+    """The name; DataError where it is not 1 to 200 printable characters."""
+    if not (isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and name.isprintable()):
         raise DataError(
-            f"A judgement answers {answer_to_json(answer)} and was shown {list(judgement.shown)}; its item is of mode "
-            f"{item.mode!r} with {count} completions. Answer with a {_NAMES[_FITTING[item.mode]]} for just those."
+            f"The name of a {what} is {name!r:.250}; it has 1 to {LONGEST_NAME} printable characters, without line "
+            "breaks. Take another."
         )
+    return name
+
+
+def fits(item: Item, judgement: Judgement) -> None:
+    """DataError where the answer is not one to this item; to skip is one to any."""
+    answer, count = judgement.answer, len(item.candidates)
+    shown = not judgement.shown or sorted(judgement.shown) == list(range(count))
+    if not shown or not (isinstance(answer, Skipped) or _answers(item, answer)):
+        raise DataError(
+            f"A judgement answers {answer_to_json(answer)!s:.300} and was shown {list(judgement.shown)}; its item is "
+            f"of mode {item.mode!r} with {count} completions. Answer with a {_NAMES[_FITTING[item.mode]]} for just "
+            "those."
+        )
+
+
+def _answers(item: Item, answer: Answer) -> bool:
+    match answer:
+        case Order(ranks):
+            return item.mode == "ranking" and len(ranks) == len(item.candidates)
+        case Edited(of, _):
+            return item.mode == "edit" and 0 <= of < len(item.candidates)
+    return isinstance(answer, _FITTING[item.mode])
 
 
 def _compact(value: Any) -> str:
