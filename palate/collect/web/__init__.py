@@ -1,0 +1,1 @@
+"""The web server of `palate label`: people are shown items, and what they answer goes to the store."""
