@@ -25,6 +25,8 @@ _SHOWN = {
     "score/gold": "gold",
     "kl/sequence": "KL",
     "length/mean": "length",
+    "tokens": "tokens",
+    "cost": "cost",
 }
 
 
