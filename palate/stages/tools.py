@@ -228,7 +228,13 @@ def _judge(judge: str, prompts: str | Path) -> Callable[[Loaded], Reward]:
 def _prompts(loaded: Loaded, file: str | Path) -> Sequence[Prompt]:
     """The prompts of a file, or the testbed's held-out ones; DataError where one leaves no room for an answer."""
     records: Sequence[Prompt] = testbed.prompts("heldout") if str(file) == TESTBED else read(file, "prompts").records
-    for prompt in records:
+    must_leave_room(loaded, records, file)
+    return records
+
+
+def must_leave_room(loaded: Loaded, prompts: Sequence[Prompt], file: str | Path) -> None:
+    """DataError where one of a file's prompts leaves the model no room for an answer."""
+    for prompt in prompts:
         length, context = len(loaded.chat.encode_prompt(prompt)), loaded.model.context
         if context is not None and length >= context:
             raise DataError(
@@ -237,7 +243,6 @@ def _prompts(loaded: Loaded, file: str | Path) -> Sequence[Prompt]:
                 file,
                 prompt.line or None,
             )
-    return records
 
 
 def _must_fit(chat: ChatFormat, context: int | None, prompt: Prompt, replies: Sequence[str], file: str | Path) -> None:
