@@ -21,7 +21,7 @@ from palate.stages.lab import (
     peaks,
     pooling,
 )
-from palate.stages.lab.framework import Found, listed, rooted
+from palate.stages.lab.framework import Bench, Found, listed, rooted
 
 
 def done(name, root, seeds=(0,)):
@@ -116,6 +116,8 @@ def test_without_a_name_all_are_listed(palate_command):
         (("kl", "--bias", "length"), "--bias length was given with the experiment kl"),
         (("hacking", "--bias", "colour"), "one of length, format, sycophancy"),
         (("kl", "--seeds", "a"), "--seeds takes whole numbers"),
+        (("kl", "--seeds", "0,²"), "--seeds takes whole numbers"),
+        (("kl", "--seeds", "0,²"), "--seeds takes whole numbers"),
     ],
 )
 def test_wrong_use_is_said(words, said, palate_command, tmp_path):
@@ -327,6 +329,14 @@ def test_anchor_says_what_was_kept():
     assert "What remembered best was also worth most" in said(golden | {"ptx": 0.9})
 
 
+def test_a_peak_that_not_every_seed_reached_is_told_with_their_number():
+    first = peaks.arm_of(peaks.LAYERS[0], peaks.PAIRS[0])
+    seeds = [Reading(arm=first, seed=seed, figures={"peak": 1.2} if seed else {}) for seed in (0, 1, 2)]
+    assert peaks._place(Found(tuple(seeds)), first) == "√KL = 1.20 (in 2 of 3 seeds)"
+    assert peaks._place(Found(tuple(seeds[1:])), first) == "√KL = 1.20"
+    assert peaks._place(Found(tuple(seeds[:1])), first) == "beyond what was measured"
+
+
 def test_a_peak_beyond_what_was_measured_has_no_upper_end():
     from palate.evaluation import Fit, Peak
 
@@ -335,3 +345,36 @@ def test_a_peak_beyond_what_was_measured_has_no_upper_end():
     assert peaks._peak(fit, "peak") == {"peak": 1.0, "peak_low": 0.8}
     line = peaks._line(fit, 2.0)
     assert line[0] == (0.0, 0.0) and line[-1] == pytest.approx((2.0, 2 * (0.5 - 0.5 * math.log(2))))
+
+
+def asked(first, second, more=0.3):
+    """Readings of the first round, all second ones and the control, a value a seed: gold at the end, and gained."""
+    arms = {
+        "first": {"gold_before": 0.2, "gold_best": first, "gold": 0.3, "gained": 0.1},
+        "more-2000": {"gained": more},
+    }
+    for way in ("random", "aimed"):
+        for votes in (250, 500, 1000, 2000):
+            arms[f"{way}-{votes}"] = {"gold": second[way], "gained": second[way] - 0.1}
+    return found(arms)
+
+
+def test_rounds_says_what_came_back_and_which_votes_were_worth_more():
+    told = experiment_of("rounds").seen(asked(0.6, {"random": 0.5, "aimed": 0.7}))
+    assert "gold went from 0.20 to 0.60 and fell again, to 0.30" in told
+    assert "Above the first one's peak with every seed ended aimed-250, aimed-500, aimed-1000 and aimed-2000." in told
+    assert "0.60 against 0.40 at 250" in told and "more than random ones at 4 of 4 budgets" in told
+    assert "2,000 more comparisons of the first kind gained 0.30." in told
+    told = experiment_of("rounds").seen(asked(0.6, {"random": 0.6, "aimed": 0.5}))
+    assert "No second round ended above" in told and "at 0 of 4 budgets" in told
+
+
+def test_empty_and_equal_answers_make_no_pair(tmp_path, monkeypatch):
+    """A model that was hardly trained writes nothing now and then, and no file of pairs may hold an empty reply."""
+    bench = Bench(tmp_path, 0, True, lambda phase: Quiet(), print)
+    files = candidates.Files(bench, {}, "")
+    sides = iter((("", "  ", "a", "b"), ("a", "b", "a", "c")))
+    monkeypatch.setattr(candidates.Files, "count", lambda self, split: 4)
+    monkeypatch.setattr(candidates.Files, "_answers", lambda self, *given: next(sides))
+    rows = [json.loads(line) for line in files.drawn(candidates.SOURCES["base-1"], "known").read_text().splitlines()]
+    assert [{row["chosen"], row["rejected"]} for row in rows] == [{"b", "c"}]

@@ -128,7 +128,7 @@ class Files:
         return place
 
     def drawn(self, source: Source, split: Split) -> Path:
-        """Pairs of one model's answers to the split's prompts, annotated; two answers that are equal make no pair."""
+        """Pairs of one model's answers to the split's prompts, annotated; answers that are equal or empty make none."""
         whose = f"{source.model}-{source.temperature:g}-{split}-{self.count(split)}-{self.sft}-{self.bench.seed}"
         place = self.bench.place / f"pairs-{whose}.jsonl"
         if not place.exists():
@@ -144,7 +144,7 @@ class Files:
         u = uniforms(self._seed("labels", split), 0, rows, numbers, 1)[:, 0].tolist()
         annotator, pairs = testbed.Annotator(), []
         for row, one, other, chance in zip(rows, first, second, u, strict=True):
-            if one != other:
+            if one != other and one.strip() and other.strip():
                 prefers = annotator.prefers(prompts[row], one, other, chance)
                 pairs.append((prompts[row].text, *((one, other) if prefers else (other, one))))
         return pairs
