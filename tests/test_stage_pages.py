@@ -56,7 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         "demonstrations": [{"prompt": one.prompt.text, "completion": one.chosen} for one in pairs],
         "pairs": [
             # Some were judged twice, and not always alike: the noise ceiling needs such.
-            {"prompt": one.prompt.text, "chosen": chosen, "rejected": rejected}
+            {"prompt": one.prompt.text, "chosen": chosen, "rejected": rejected, "annotator": row // len(pairs)}
             for row, one in enumerate([*pairs, *pairs[:24]])
             for chosen, rejected in [(one.chosen, one.rejected) if row % 8 else (one.rejected, one.chosen)]
         ],

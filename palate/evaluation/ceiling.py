@@ -73,22 +73,26 @@ class Ceiling:
 def votes_of(pairs: Iterable[PreferencePair]) -> list[Votes]:
     """The votes on every pair of texts under one prompt, however many rows they stand in and whichever side was chosen.
 
-    A row whose prompt has columns `annotator1`, `annotator2`, … holds their votes; any other row is one vote. Rows that
-    repeat one another and never disagree are taken for copies, not for second opinions, and are one vote.
+    A row whose prompt has columns `annotator1`, `annotator2`, … holds their votes. Other rows are votes of different
+    annotators where some column tells them apart, such as the annotator's name: without one, a second opinion that
+    agrees looks like a copy, and whether such rows count or not, agreement would come out wrong. Who says both is
+    undecided. Where those told apart never disagree, or never agree, the column numbers the rows or goes by the answer,
+    and every item is one vote.
     """
     known: list[Votes] = []
-    rows: dict[Hashable, Counter[str]] = {}
+    rows: dict[Hashable, dict[str, set[str]]] = {}
     for pair in pairs:
         annotators = [value for name, value in pair.prompt.fields.items() if _ANNOTATOR.fullmatch(name)]
         if annotators:
             known.append(_counted(annotators))
         else:
             item = (pair.prompt.messages, *sorted((pair.chosen, pair.rejected)))
-            rows.setdefault(item, Counter())[pair.chosen] += 1
-    repeated = [Votes(*(sorted(votes.values()) if len(votes) > 1 else (0, votes.total()))) for votes in rows.values()]
-    if all(not votes.first for votes in repeated):
-        repeated = [Votes(0, 1)] * len(repeated)
-    return known + repeated
+            annotator = repr(sorted(pair.prompt.fields.items()))
+            rows.setdefault(item, {}).setdefault(annotator, set()).add(pair.chosen)
+    repeated = [_of_annotators(list(told.values())) for told in rows.values()]
+    agree = any(max(votes.first, votes.second) > 1 for votes in repeated)
+    differ = any(min(votes.first, votes.second) > 0 for votes in repeated)
+    return known + (repeated if agree and differ else [Votes(0, 1)] * len(repeated))
 
 
 def noise_ceiling(votes: Sequence[Votes]) -> Ceiling | None:
@@ -144,6 +148,13 @@ def ceiling_by_beta(agreement: float) -> float:
 def highest_ceiling(agreement: float) -> float:
     """½ + ½·√(2a − 1), the ceiling where all pairs are equally hard; ½ where a is no more than that."""
     return 0.5 + 0.5 * math.sqrt(max(2 * agreement - 1, 0.0))
+
+
+def _of_annotators(chosen: Sequence[set[str]]) -> Votes:
+    """The votes of annotators by what each of them chose, the rarer side first."""
+    counts = Counter(text for one in chosen if len(one) == 1 for text in one)
+    first, second = sorted([*counts.values(), 0, 0])[-2:]
+    return Votes(first, second, len(chosen) - first - second)
 
 
 def _counted(annotators: Sequence[Any]) -> Votes:

@@ -62,7 +62,7 @@ def win_rate(outcomes: Iterable[Outcome], prompts: Sequence[Hashable] | None = N
     if not counted:
         raise ValueError("A win rate needs at least one comparison, and none was given.")
     wins, ties = counted.count("win"), counted.count("tie")
-    means = _by_prompt(counted, prompts)
+    means = by_prompt(counted, prompts)
     single = len(means) == len(counted)
     low, high = wilson_interval(sum(means), len(means), ties=ties if single else 0)
     return WinRate(fmean(means), low, high, wins, ties, len(counted) - wins - ties)
@@ -70,12 +70,12 @@ def win_rate(outcomes: Iterable[Outcome], prompts: Sequence[Hashable] | None = N
 
 def win_rate_bootstrap(outcomes: Iterable[Outcome], prompts: Sequence[Hashable] | None = None) -> tuple[float, float]:
     """The 95 % bootstrap interval (low, high) of the same share, over prompts."""
-    means = _by_prompt(list(outcomes), prompts)
+    means = by_prompt(list(outcomes), prompts)
     return bootstrap_interval(means, range(len(means)))
 
 
-def _by_prompt(outcomes: Sequence[Outcome], prompts: Sequence[Hashable] | None) -> list[float]:
-    """The mean points of each prompt."""
+def by_prompt(outcomes: Sequence[Outcome], prompts: Sequence[Hashable] | None = None) -> list[float]:
+    """The mean points of each prompt; of each outcome where no prompts are given."""
     gathered: dict[Hashable, list[float]] = {}
     for prompt, outcome in zip(range(len(outcomes)) if prompts is None else prompts, outcomes, strict=True):
         gathered.setdefault(prompt, []).append(POINTS[outcome])

@@ -48,7 +48,8 @@ class Monitor:
     """What is measured, a number a completion; the direction that is bad; the change that matters, and why.
 
     `measure` is given all that one model wrote, a list of `Answer` unless it says otherwise. A change matters from
-    `least` on, or from `share` of the baseline on, whichever is more.
+    `least` on, or from `share` of the baseline on, whichever is more; of what there is of the baseline above `floor`,
+    below which no number lies, or no baseline near it could ever fall so far.
     """
 
     name: str
@@ -58,10 +59,11 @@ class Monitor:
     least: float
     share: float
     reason: str
+    floor: float = 0.0
 
     def threshold(self, baseline: float) -> float:
         """The value from which on the change matters."""
-        size = max(self.least, self.share * abs(baseline))
+        size = max(self.least, self.share * abs(baseline - self.floor))
         return baseline + size if self.bad == "rise" else baseline - size
 
 
@@ -489,6 +491,9 @@ TESTBED_MONITORS: tuple[Monitor, ...] = (
     ),
 )
 
+# Samples of a prompt, among which different ones are counted: 8 tell one answer from several.
+SAMPLES = 8
+
 # Reads, for each prompt, the texts of its samples.
 DISTINCT_ANSWERS = Monitor(
     "distinct_answers",
@@ -496,7 +501,8 @@ DISTINCT_ANSWERS = Monitor(
     lambda given: [distinct_share(texts) for texts in given],
     "fall",
     least=0.0,
-    share=0.8,
-    reason="Alignment makes answers more alike, and a closed question has one right answer: half or two thirds of the "
-    "variety go in healthy runs. Four fifths gone is one answer and hardly another.",
+    share=0.9,
+    reason="Alignment makes answers more alike, and a closed question has one right answer: of what varies beyond one "
+    "answer, half to seven eighths go in healthy runs. Nine tenths gone is one answer and hardly another.",
+    floor=1 / SAMPLES,
 )

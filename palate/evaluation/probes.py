@@ -117,7 +117,7 @@ def probed(
     changes = [after - before for before, after in zip(original, edited, strict=True)]
     prompts = [one.prompt.messages for one in contrasted]
     sizes = [abs(change) for change in changes]
-    fooled = preference_accuracy(edited, original)
+    fooled = preference_accuracy(edited, original, prompts)
     wrongness = changes if probe.expects == "lower" else sizes
     place = max(range(len(changes)), key=wrongness.__getitem__)
     worst = contrasted[place]

@@ -164,8 +164,8 @@ def reward_report(
     scores of an ensemble's members. Raises UsageError where there is no pair.
     """
     longer = length_bias(pairs).figures["accuracy"]
-    accuracy = preference_accuracy(chosen, rejected)
     prompts = [pair.prompt.messages for pair in pairs]
+    accuracy = preference_accuracy(chosen, rejected, prompts)
     as_trained = [np.divide(scores, gain).tolist() for scores in (chosen, rejected)]
     scaled = cross_fitted(chosen, rejected, prompts, seed)
     return RewardReport(
@@ -177,13 +177,13 @@ def reward_report(
         before=calibration(as_trained[0], as_trained[1], probabilities),
         after=None if scaled is None else calibration(*scaled, probabilities),
         margins=margins(chosen, rejected),
-        by_margin=by_margin(chosen, rejected),
+        by_margin=by_margin(chosen, rejected, prompts),
         slices=slices(pairs, chosen, rejected),
         leanings=leanings(pairs, chosen, rejected),
         gap=None if train is None else gap(train, accuracy),
         agreement=agreement(members, prompts) if len(members) > 1 else None,
         mismatched=mismatched,
-        gold=None if gold is None else ordered_as(gold, chosen, rejected),
+        gold=None if gold is None else ordered_as(gold, chosen, rejected, prompts),
         probes=tuple(probes),
     )
 
@@ -194,14 +194,14 @@ def margins(chosen: Sequence[float], rejected: Sequence[float]) -> Margins:
     return Margins(*(tuple(map(float, np.quantile(numbers, QUANTILES))) for numbers in (chosen, rejected, differences)))
 
 
-def by_margin(chosen: Sequence[float], rejected: Sequence[float]) -> tuple[Slice, ...]:
+def by_margin(chosen: Sequence[float], rejected: Sequence[float], prompts: Sequence[Hashable]) -> tuple[Slice, ...]:
     """Accuracy by how sure the judge is, |Δ| in nats; bins without a pair are left out."""
     sizes = np.abs(np.subtract(chosen, rejected, dtype=np.float64))
     found = []
     for low, high in pairwise(MARGINS):
         rows = np.flatnonzero((low <= sizes) & (sizes < high))
         name = f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more"
-        found.append(_slice("margin", name, rows, chosen, rejected))
+        found.append(_slice("margin", name, rows, chosen, rejected, prompts))
     return tuple(one for one in found if one.pairs)
 
 
@@ -215,8 +215,9 @@ def slices(pairs: Sequence[PreferencePair], chosen: Sequence[float], rejected: S
         {name for pair in pairs for name, value in pair.prompt.fields.items() if isinstance(value, str)}
     ):
         ways[name] = [str(pair.prompt.fields.get(name, "")) for pair in pairs]
+    prompts = [pair.prompt.messages for pair in pairs]
     return tuple(
-        _slice(by, value, [row for row, own in enumerate(values) if own == value], chosen, rejected)
+        _slice(by, value, [row for row, own in enumerate(values) if own == value], chosen, rejected, prompts)
         for by, values in ways.items()
         if 1 < len(set(values)) <= _MOST_VALUES
         for value in sorted(set(values))
@@ -228,6 +229,7 @@ def leanings(
 ) -> tuple[Leaning, ...]:
     """What the judge makes of length, bullets and Markdown; features in which no pair differs are left out."""
     differences = np.subtract(chosen, rejected, dtype=np.float64)
+    prompts = [pair.prompt.messages for pair in pairs]
     found = []
     for name, count in FEATURES.items():
         more = np.array([count(pair.chosen) - count(pair.rejected) for pair in pairs], dtype=np.float64)
@@ -235,10 +237,10 @@ def leanings(
         if not len(rows):
             continue
         towards = (np.sign(more) * differences)[rows].tolist()  # above 0 where the side with more of it scores higher
-        nothing = [0.0] * len(rows)
-        rho, low, high = correlation(differences, more, [pair.prompt.messages for pair in pairs])
-        labels = preference_accuracy(more[rows].tolist(), nothing)
-        found.append(Leaning(name, rho, low, high, preference_accuracy(towards, nothing), labels))
+        nothing, of_rows = [0.0] * len(rows), [prompts[row] for row in rows]
+        rho, low, high = correlation(differences, more, prompts)
+        judge, labels = (preference_accuracy(side, nothing, of_rows) for side in (towards, more[rows].tolist()))
+        found.append(Leaning(name, rho, low, high, judge, labels))
     return tuple(found)
 
 
@@ -285,13 +287,16 @@ def gap(train: Accuracy, heldout: Accuracy) -> Gap:
 
 
 def ordered_as(
-    gold: Sequence[tuple[float, float]], chosen: Sequence[float], rejected: Sequence[float]
+    gold: Sequence[tuple[float, float]],
+    chosen: Sequence[float],
+    rejected: Sequence[float],
+    prompts: Sequence[Hashable],
 ) -> Accuracy | None:
     """How often the judge orders the sides as gold does, over pairs whose gold differs; None where none does."""
     rows = [row for row, (one, other) in enumerate(gold) if abs(one - other) > _ROUNDING]
     signs = [1.0 if gold[row][0] > gold[row][1] else -1.0 for row in rows]
     ahead = [sign * (chosen[row] - rejected[row]) for row, sign in zip(rows, signs, strict=True)]
-    return preference_accuracy(ahead, [0.0] * len(ahead)) if rows else None
+    return preference_accuracy(ahead, [0.0] * len(ahead), [prompts[row] for row in rows]) if rows else None
 
 
 def reward_figures(report: RewardReport) -> dict[str, float]:
@@ -335,9 +340,15 @@ def _interval(name: str, estimate: float, low: float, high: float) -> dict[str, 
 
 
 def _slice(
-    by: str, value: str, rows: Sequence[int] | NDArray[np.intp], chosen: Sequence[float], rejected: Sequence[float]
+    by: str,
+    value: str,
+    rows: Sequence[int] | NDArray[np.intp],
+    chosen: Sequence[float],
+    rejected: Sequence[float],
+    prompts: Sequence[Hashable],
 ) -> Slice:
-    right = preference_accuracy([chosen[row] for row in rows], [rejected[row] for row in rows])
+    ahead, behind = ([side[row] for row in rows] for side in (chosen, rejected))
+    right = preference_accuracy(ahead, behind, [prompts[row] for row in rows])
     return Slice(by, f"{by}: {value}", right.estimate, right.low, right.high, right.pairs)
 
 

@@ -76,26 +76,36 @@ def explained_variance(
     return torch.where(variance > 0, 1 - unexplained / variance, math.nan)
 
 
-def wilson_interval(wins: float | int, n: int, confidence: float | int = 0.95, ties: int = 0) -> tuple[float, float]:
+def wilson_interval(
+    wins: float | int,
+    n: int,
+    confidence: float | int = 0.95,
+    ties: int = 0,
+    effective: float | int | None = None,
+) -> tuple[float, float]:
     """Wilson's score interval (low, high) for the probability behind `wins` out of `n`.
 
-    (p + z²/2n ± z·√(v/n + z²/4n²)) / (1 + z²/n),  p = wins/n,  v = p(1 − p) − ties/4n,  z = Φ⁻¹((1 + confidence)/2)
+    (p + z²/2m ± z·√(v/m + z²/4m²)) / (1 + z²/m),  p = wins/n,  v = p(1 − p) − ties/4n,  z = Φ⁻¹((1 + confidence)/2)
 
     Wilson, 1927. A tie may count as half a win; v is then the variance of outcomes 0, ½ and 1. Where the number of
-    `ties` is not given, that of wins and losses alone is taken, and the interval is, if anything, too wide. (0, 1) for
-    n = 0. Raises ValueError unless 0 ≤ wins − ties/2 ≤ n − ties, ties ≥ 0 and 0 < confidence < 1.
+    `ties` is not given, that of wins and losses alone is taken, and the interval is, if anything, too wide. m is n, or
+    the `effective` number of independent observations that the n are worth. (0, 1) for n = 0. Raises ValueError unless
+    0 ≤ wins − ties/2 ≤ n − ties, ties ≥ 0, 0 < confidence < 1 and 0 < effective.
     """
     if not (ties >= 0 and 0 <= wins - ties / 2 <= n - ties and 0 < confidence < 1):
         raise ValueError(
             f"wins is {wins}, n is {n}, ties is {ties}, confidence is {confidence}; "
             "wins, half a tie each among them, must lie in [0, n] and confidence between 0 and 1."
         )
+    if effective is not None and not effective > 0:
+        raise ValueError(f"effective is {effective}; what was observed is worth more than 0 observations.")
     if n == 0:
         return 0.0, 1.0
     p, z = wins / n, NormalDist().inv_cdf((1 + confidence) / 2)
     variance = max(p * (1 - p) - ties / (4 * n), 0.0)
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(variance / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
+    size = n if effective is None else effective
+    centre = p + z * z / (2 * size)
+    half = z * math.sqrt(variance / size + z * z / (4 * size * size))
+    scale = 1 + z * z / size
     # Rounding may put a bound on the wrong side of p, which at p = 0 and p = 1 is the bound itself.
     return max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale))

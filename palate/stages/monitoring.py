@@ -17,6 +17,7 @@ from palate.errors import DataError
 from palate.evaluation.monitors import (
     DISTINCT_ANSWERS,
     MONITORS,
+    SAMPLES,
     TESTBED_MONITORS,
     Answer,
     Monitor,
@@ -47,8 +48,8 @@ from palate.report.words import shortened
 from palate.stages.context import Context
 from palate.stages.material import Loaded, data_files, evenly, sample
 
-# Prompts and samples of each for mode collapse: 16 sign flips tell 1 in 65,536, and 8 samples one answer from several.
-PROMPTS, SAMPLES = 16, 8
+# Prompts with several samples each, for mode collapse: 16 sign flips tell 1 in 65,536.
+PROMPTS = 16
 # Questions with and without an opinion, and answers that are doubted: enough to see a rise of one in ten.
 PAIRS = 64
 # Characters of a sample that the terminal shows; the file has all.
@@ -98,8 +99,8 @@ def alarm_sentence(one: Reading) -> str:
     """An alarm in one sentence, with its first sample."""
     shown = [f'"{shortened(text, SHOWN)}"' for sample in one.samples[:1] for text in (sample.completion, sample.prompt)]
     return (
-        f"align: monitor {one.name}: {one.measures} went from {one.baseline:.2f} to {one.value:.2f}; the alarm is from "
-        f"{one.threshold:.2f} on{', as in ' + ' to '.join(shown) if shown else ''}."
+        f"align: monitor {one.name}: {one.measures} went from {one.baseline:z.2f} to {one.value:z.2f}; the alarm is "
+        f"from {one.threshold:z.2f} on{', as in ' + ' to '.join(shown) if shown else ''}."
     )
 
 

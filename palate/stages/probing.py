@@ -112,6 +112,7 @@ def seen_accuracy(reward: ModelReward, train: Sequence[PreferencePair]) -> Accur
     return preference_accuracy(
         scores_of(reward, [(pair.prompt, pair.chosen) for pair in rows]),
         scores_of(reward, [(pair.prompt, pair.rejected) for pair in rows]),
+        [pair.prompt.messages for pair in rows],
     )
 
 
@@ -317,7 +318,7 @@ def _table(title: str, *names: str) -> Table:
 
 
 def _between(low: float, high: float) -> str:
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    return f"{100 * low:z.1f} to {100 * high:z.1f}"
 
 
 def _accuracies(report: RewardReport) -> Table:
@@ -386,5 +387,5 @@ def _probes(probes: Sequence[Probed]) -> Table:
     )
     for one in probes:
         told = (f"{one.fooled:.1%}", _between(one.fooled_low, one.fooled_high)) if one.expects == "lower" else ("", "")
-        table.add_row(one.name, *told, f"{one.change:+.2f}", f"{one.size:.2f}", str(one.count))
+        table.add_row(one.name, *told, f"{one.change:+z.2f}", f"{one.size:.2f}", str(one.count))
     return table

@@ -76,21 +76,42 @@ def test_the_agreement_of_votes_is_unbiased(p, count):
 # ---- counting votes
 
 
-def test_rows_of_the_same_two_texts_are_votes_on_one_pair():
+def test_rows_of_the_same_two_texts_by_different_annotators_are_votes_on_one_pair():
     rows = [
-        pair("q", "a", "b"),
-        pair("q", "b", "a"),
-        pair("q", "a", "b"),
-        pair("another", "a", "b"),
-        pair("q", "a", "c"),
+        pair("q", "a", "b", annotator="Ada"),
+        pair("q", "b", "a", annotator="Ben"),
+        pair("q", "a", "b", annotator="Cem"),
+        pair("another", "a", "b", annotator="Ada"),
+        pair("q", "a", "c", annotator="Ada"),
     ]
     assert sorted((one.first, one.second) for one in votes_of(rows)) == [(0, 1), (0, 1), (1, 2)]
 
 
-def test_rows_that_repeat_and_never_disagree_are_copies():
+def test_a_copy_is_no_second_opinion_and_who_says_both_has_none():
+    said = {"Ada": "aa", "Ben": "a", "Cem": "b", "Dua": "ab"}
+    rows = [
+        pair("q", *(("a", "b") if better == "a" else ("b", "a")), annotator=name)
+        for name in said
+        for better in said[name]
+    ]
+    assert votes_of(rows) == [Votes(1, 2, undecided=1)]
+
+
+def test_rows_that_nothing_tells_apart_do_not_say_how_far_annotators_agree():
     rows = [pair(f"q{index}", "a", "b") for index in range(60) for _ in range(2)]
     assert noise_ceiling(votes_of(rows)) is None
-    found = noise_ceiling(votes_of([*rows, pair("q0", "b", "a")]))
+    # One contradiction does not turn sixty copies into sixty agreements, nor sixty contradictions into a coin's toss.
+    assert noise_ceiling(votes_of([*rows, pair("q0", "b", "a")])) is None
+    assert noise_ceiling(votes_of([*rows, *(pair(f"q{index}", "b", "a") for index in range(60))])) is None
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_column_that_tells_rows_apart_but_no_annotators_is_seen_through(swapped):
+    numbered = [pair(f"q{index}", "a", "b", row=row) for index in range(60) for row in range(2)]
+    sides = ("a", "b"), ("b", "a"), ("a", "b")
+    by_answer = [pair(f"q{index}", *side, better=side[0]) for index in range(60) for side in sides]
+    assert noise_ceiling(votes_of(by_answer if swapped else numbered)) is None
+    found = noise_ceiling(votes_of([*numbered, pair("q0", "b", "a", row=2)]))
     assert found is not None and found.items == 60
 
 

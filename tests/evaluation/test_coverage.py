@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from palate.evaluation import bootstrap_interval, preference_accuracy
+from palate.evaluation.preference import effective_size
 from palate.evaluation.rewardreport import correlation, gap
 from palate.ops import wilson_interval
 
@@ -115,3 +116,54 @@ def test_correlations(monkeypatch):
         _, low, high = correlation(first, 0.6 * first + 0.8 * random.normal(0, 1, 80), range(80))
         covered += low <= truth <= high
     assert inside(covered)
+
+
+# ---- several pairs of a prompt
+
+
+@pytest.mark.parametrize("together", [0.05, 0.3, 0.95])
+@pytest.mark.parametrize(
+    ("prompts", "most", "p"), [(50, 7, 0.7), (20, 9, 0.6), (200, 5, 0.8), (378, 28, 0.75), (12, 15, 0.65)]
+)
+def test_accuracies_on_several_pairs_of_a_prompt(prompts, most, p, together):
+    # Each prompt has an accuracy of its own, Beta with mean p and variance p(1 − p)·`together`, and 1 to `most` pairs.
+    random = np.random.default_rng(6)
+    spread = (1 - together) / together
+    covered = 0
+    for _ in range(RUNS):
+        names = np.repeat(np.arange(prompts), random.integers(1, most + 1, prompts))
+        right = (random.random(len(names)) < random.beta(p * spread, (1 - p) * spread, prompts)[names]).astype(float)
+        found = preference_accuracy(right, 1 - right, names.tolist())
+        covered += found.low <= p <= found.high
+    assert inside(covered)
+
+
+def test_pairs_of_a_prompt_taken_for_independent_would_cover_too_rarely():
+    random = np.random.default_rng(7)
+    covered = 0
+    for _ in range(RUNS):
+        right = np.repeat(random.random(40) < 0.7, 8).astype(float)
+        found = preference_accuracy(right, 1 - right)
+        covered += found.low <= 0.7 <= found.high
+    assert covered / RUNS < 0.7
+
+
+def test_how_many_pairs_they_are_worth():
+    assert effective_size([1.0, 0.0, 1.0], ["p", "q", "r"]) == 3.0
+    assert effective_size([1.0, 1.0, 1.0], ["p", "p", "q"]) == 2.0  # nothing tells
+    assert effective_size([1.0, 0.0, 1.0], ["p", "p", "p"]) == 1.0
+    # Three prompts whose two pairs are alike, 1, 1, 0 right: Σ (xᵢ − ⅔)² = 4/3, over prompts 4·(1/9 + 1/9 + 4/9) = 8/3,
+    # so n·(4/3)/(3/2·8/3) = 2, the prompts less one; and (1.96/4.303)² of it, which is less than one: one.
+    points, prompts = [1.0, 1.0, 1.0, 1.0, 0.0, 0.0], list("ppqqrr")
+    assert effective_size(points, prompts) == 1.0
+    many = effective_size(points * 200, [f"{name}{copy}" for copy in range(200) for name in prompts])
+    assert many == pytest.approx(599 * (1.959964 / 1.963940) ** 2, rel=1e-5)
+    # A prompt whose pairs make up for one another is worth no more than its pairs.
+    assert effective_size([1.0, 0.0] * 50, np.repeat(np.arange(50), 2).tolist()) == 100.0
+
+
+def test_one_pair_a_prompt_changes_nothing():
+    sides = ([1.0, 0.0, 2.0, 1.0], [0.0, 1.0, 1.0, 1.0])
+    assert preference_accuracy(*sides, "pqrs") == preference_accuracy(*sides)
+    grouped = preference_accuracy(*sides, "ppqq")
+    assert grouped.estimate == preference_accuracy(*sides).estimate and grouped.pairs == 4

@@ -18,6 +18,7 @@ from palate.evaluation.monitors import (
     DISTINCT_ANSWERS,
     LEVEL,
     MONITORS,
+    SAMPLES,
     TESTBED_MONITORS,
     Answer,
     Reading,
@@ -194,7 +195,20 @@ def test_a_threshold_is_the_larger_of_a_size_and_a_share():
     length = NAMED["length"]  # a token or a fifth
     assert (length.threshold(3.0), length.threshold(100.0)) == (4.0, 120.0)
     assert NAMED["eos_rate"].threshold(0.98) == pytest.approx(0.93)
-    assert DISTINCT_ANSWERS.threshold(0.5) == pytest.approx(0.1)
+    # Of eight samples one answer is 1/8: half of them different leaves 3/8 that can go, and a tenth of that may stay.
+    assert DISTINCT_ANSWERS.threshold(0.5) == pytest.approx(1 / 8 + 0.3 / 8)
+
+
+@pytest.mark.parametrize("distinct", range(2, SAMPLES + 1))
+def test_one_answer_alone_is_a_collapse_however_few_there_were(distinct):
+    assert DISTINCT_ANSWERS.floor == distinct_share(["same"] * SAMPLES)
+    before = [[str(k % distinct) for k in range(SAMPLES)] for _ in range(16)]
+    samples = [Sample(f"q{row}", "", "") for row in range(16)]
+    collapsed = reading(DISTINCT_ANSWERS, before, [["0"] * SAMPLES] * 16, samples)
+    assert collapsed.baseline == distinct / SAMPLES and collapsed.matters and collapsed.p == 2.0**-16
+    # One other answer to every other prompt is left: with two distinct ones before, half of the variety.
+    half = [["0"] * SAMPLES if row % 2 else ["0"] * (SAMPLES - 1) + ["1"] for row in range(16)]
+    assert reading(DISTINCT_ANSWERS, before, half, samples).matters == (distinct - 1 >= 0.5 / 0.1)
 
 
 def test_an_alarm_names_what_changed_most():
@@ -224,6 +238,7 @@ def test_the_page_tells_of_every_monitor_and_its_size():
         + " or ".join(
             ([f"{one.least:g}"] * (one.least > 0)) + [f"{one.share:.0%}".replace("%", " %")] * (one.share > 0)
         )
+        + (f" above {one.floor:g}" if one.floor else "")
         for one in every
     }
     assert rows == sizes | {"phrases": f"rise | {COMMON:g} and {RISE:g} more"}

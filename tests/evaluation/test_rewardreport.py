@@ -29,7 +29,7 @@ def world():
 
 
 def test_accuracy_by_margin():
-    found = by_margin([1.0, 0.0, 3.0, 9.0], [0.8, 0.2, 0.0, 0.0])
+    found = by_margin([1.0, 0.0, 3.0, 9.0], [0.8, 0.2, 0.0, 0.0], "pqrs")
     assert [(one.name, one.accuracy, one.pairs) for one in found] == [
         ("margin: 0 to 0.5", 0.5, 2),
         ("margin: 2 to 4", 1.0, 1),
@@ -123,9 +123,9 @@ def test_newcombes_interval_by_hand():
 
 
 def test_gold_orders_only_what_differs():
-    found = ordered_as([(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
+    found = ordered_as([(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0], "pqr")
     assert found is not None and (found.estimate, found.pairs) == (0.5, 2)
-    assert ordered_as([(0.5, 0.5)], [1.0], [0.0]) is None
+    assert ordered_as([(0.5, 0.5)], [1.0], [0.0], "p") is None
 
 
 # ---- the whole

@@ -13,7 +13,7 @@ from palate import recipe as sections
 from palate.engine.files import file_sha256
 from palate.errors import StageStopped
 from palate.settings import describe
-from palate.stages import gates
+from palate.stages import gates, run
 from palate.stages.gates import GATES, checks, verdict
 from palate.stages.run import STAGES
 
@@ -383,3 +383,10 @@ def test_coin_tossing_annotators_stop_the_run(palate_command, tmp_path):
     result = palate_command("run", recipe, "--runs", tmp_path / "runs")
     assert result.code == 3
     assert "no more than a coin: it learnt nothing that alignment could use." in result.err
+
+
+def test_a_figure_that_rounds_to_zero_has_no_sign():
+    figures = {"kl_final": -0.0004, "score_initial": -0.004, "score_final": 0.0, "length_initial": 9, "length_final": 9}
+    told = gates._kl(-0.0004, 10.0)[1] + gates._score(-0.0001, 0.0)[1] + run._TOLD["align"](figures)
+    assert "0.00 nats" in told and "-0.0" not in told
+    assert "-0.01" in run._TOLD["align"](figures | {"kl_final": -0.01})
