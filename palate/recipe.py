@@ -1,6 +1,6 @@
 """The sections of a recipe. Each is a settings record; the loops' own settings stand flat inside their stage's section.
 
-    [run]  [model]  [testbed]  [sft]  [reward]  [align]  [align.ppo]  [evaluate]
+    [run]  [model]  [testbed]  [sft]  [reward]  [align]  [align.ppo]  [evaluate]  [rounds]
 
 A section that is absent leaves its stage out. Wherever a section names data, `testbed` means the embedded world.
 """
@@ -40,6 +40,10 @@ from palate.rewards.sources import WORDS, Source, sources_of
 from palate.settings import apply_overrides, build, inlined, load_symbol, load_toml, record, resolve
 
 TESTBED = "testbed"
+# What reward.data takes for the votes of [rounds] alone.
+FEEDBACK = "feedback"
+# What rounds.feedback takes for anything but a function of the user's own.
+RATERS = ("gold", "people", "judge")
 # What align.mix takes for the run's own demonstrations.
 MIXED = "sft"
 # What align.watch.judge takes for anything but a reward-model directory.
@@ -331,6 +335,58 @@ class Evaluate:
 
 
 @record
+class Judging:
+    """The AI judge of [rounds]: a model behind any OpenAI-compatible endpoint, asked as `palate judge` asks."""
+
+    url: str = Field(description="the endpoint's base, as in http://localhost:8000/v1")
+    model: str = Field(description="the model's name there")
+    key_variable: str = Field("OPENAI_API_KEY", description="the environment variable that holds the key, if any")
+    guidelines: str | None = Field(None, description="a text that the judge goes by")
+    constitution: str | None = Field(
+        None, description="a file of principles, one of which is put to each pair; default is Palate's own"
+    )
+    concurrency: int = Field(8, ge=1, description="requests at a time")
+    timeout: float = Field(120.0, gt=0, description="seconds that a request may take")
+
+
+@record
+class Rounds:
+    """Round after round: sample from the policy, ask, train the reward model anew on all votes, align anew."""
+
+    number: int = Field(2, ge=1, description="rounds in all, the first included")
+    feedback: str = Field(
+        "people",
+        description="who judges: gold (the testbed's annotators), people (by `palate label`, for whom the run waits), "
+        "judge (an endpoint), or file.py:function",
+    )
+    judgements: int = Field(500, ge=2, description="pairs that a round asks about")
+    votes: int = Field(1, ge=1, description="raters that every pair wants")
+    candidates: int = Field(
+        4, ge=2, description="answers a prompt to take pairs from, of the last policy and of the SFT model each"
+    )
+    temperature: float = Field(1.0, gt=0, description="at which they are sampled")
+    random: float = Field(0.34, gt=0, le=1, description="share of the pairs that is drawn at random")
+    uncertain: float = Field(0.33, ge=0, lt=1, description="share that the reward model is unsure of")
+    adversarial: float = Field(
+        0.33,
+        ge=0,
+        lt=1,
+        description="share by which the reward may be gamed; goes to the unsure ones where nothing "
+        "complained of the round before",
+    )
+    heldout: float = Field(
+        0.3,
+        gt=0,
+        lt=1,
+        description="share of the random pairs that is only tested on; their prompts are aimed at by no other share",
+    )
+    decay: float = Field(
+        1.0, gt=0, le=1, description="weight of a pair is this to the power of its age in rounds; 1 weighs all alike"
+    )
+    judge: Judging | None = Field(None, description='the endpoint that feedback = "judge" asks')
+
+
+@record
 class Recipe:
     """A whole run."""
 
@@ -341,6 +397,7 @@ class Recipe:
     reward: Reward | None = Field(None, description="the reward model")
     align: Align | None = Field(None, description="alignment")
     evaluate: Evaluate | None = Field(None, description="before against after")
+    rounds: Rounds | None = Field(None, description="round after round")
 
 
 def files_of(files: Files) -> tuple[str, ...]:
@@ -387,6 +444,7 @@ def checked(recipe: Recipe) -> Recipe:
         _heads_have_work(recipe.reward)
     if recipe.evaluate is not None:
         _gold_knows("evaluate.judge", recipe.evaluate.judge, recipe.evaluate.prompts)
+    _rounds_close(recipe)
     return recipe
 
 
@@ -404,6 +462,11 @@ def located(table: dict[str, Any], directory: Path) -> dict[str, Any]:
     watch = align.get("watch") if isinstance(align, dict) else None
     if isinstance(watch, dict) and watch.get("judge", "auto") not in WATCHERS:
         watch["judge"] = _beside(watch["judge"], directory, file_wanted=False)
+    rounds = table.get("rounds")
+    judge = rounds.get("judge") if isinstance(rounds, dict) else None
+    for key in ("guidelines", "constitution"):
+        if isinstance(judge, dict) and judge.get(key, "default") != "default":
+            judge[key] = _beside(judge[key], directory, file_wanted=True)
     for term in align.get("rewards", ()) if isinstance(align, dict) else ():
         if isinstance(term, dict) and "source" in term and term["source"] not in WORDS:
             term["source"] = _beside(term["source"], directory, file_wanted=False)
@@ -429,7 +492,7 @@ DATA = ("data", "heldout", "prompts", "capability")
 PATHS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "model": {"path": (TESTBED,)},
     "sft": {"data": (TESTBED,), "heldout": ()},
-    "reward": {"data": (TESTBED,), "heldout": (), "model": ()},
+    "reward": {"data": (TESTBED, FEEDBACK), "heldout": (), "model": ()},
     "align": {
         "prompts": (TESTBED,),
         "data": (TESTBED,),
@@ -438,6 +501,7 @@ PATHS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "algorithm": tuple(METHODS),
     },
     "evaluate": {"prompts": (TESTBED,), "capability": ()},
+    "rounds": {"feedback": RATERS},
 }
 
 
@@ -563,6 +627,64 @@ def _price_can_move(align: Align) -> None:
             "may lose a fifth of itself times completions/horizon in one iteration, and must stay above 0. Give a "
             f"horizon above {completions // 5}; 10000 is usual."
         )
+
+
+def _rounds_close(recipe: Recipe) -> None:
+    """Votes of a round must have a way to the next policy."""
+    rounds, reward, align = recipe.rounds, recipe.reward, recipe.align
+    if rounds is None:
+        if reward is not None and reward.data == FEEDBACK:
+            raise RecipeError(
+                f'reward.data = "{FEEDBACK}" was given without [rounds]. It stands for the votes that rounds collect. '
+                "Add a section [rounds], or name a file."
+            )
+        return
+    if reward is None or align is None or align.asks != "prompts" or "model" not in _rewarding(align):
+        raise RecipeError(
+            "[rounds] was given in a recipe whose alignment does not sample answers and learn from the reward model of "
+            "[reward]. A round asks about what the policy samples, and what is voted reaches the next policy through "
+            'that model. Add [reward] and an [align] with prompts and reward = "model", or leave [rounds] out.'
+        )
+    if reward.objective != "pairs":
+        raise RecipeError(
+            f'[rounds] was given with reward.objective = "{reward.objective}". Rounds collect votes on pairs. Set '
+            'objective = "pairs", or leave [rounds] out.'
+        )
+    if abs(rounds.random + rounds.uncertain + rounds.adversarial - 1) > 1e-6:
+        raise RecipeError(
+            f"rounds.random = {rounds.random}, uncertain = {rounds.uncertain} and adversarial = {rounds.adversarial} "
+            "were given. They are shares of the pairs that a round asks about, and must sum to 1. Correct them."
+        )
+    _somebody_answers(rounds, align)
+
+
+def _somebody_answers(rounds: Rounds, align: Align) -> None:
+    if rounds.feedback not in RATERS and ":" not in rounds.feedback:
+        raise RecipeError(
+            f'rounds.feedback = "{rounds.feedback}" was given. It must be one of {", ".join(RATERS)}, or a path such '
+            "as mine.py:prefer. Correct it."
+        )
+    if rounds.feedback == "gold" and align.files != TESTBED:
+        raise RecipeError(
+            'rounds.feedback = "gold" was given with prompts of your own. The testbed\'s annotators know its questions '
+            'only. Take another feedback, or align.prompts = "testbed".'
+        )
+    if (rounds.feedback == "judge") != (rounds.judge is not None):
+        given = "with" if rounds.judge is not None else "without"
+        raise RecipeError(
+            f'rounds.feedback = "{rounds.feedback}" was given {given} [rounds.judge]. That section says where a judge '
+            'answers, and stands with feedback = "judge" and with no other. Add it, or remove it.'
+        )
+    if rounds.votes > 1 and rounds.feedback not in ("people", "gold"):
+        raise RecipeError(
+            f'rounds.votes = {rounds.votes} was given with feedback = "{rounds.feedback}", which answers a pair once. '
+            "Leave votes out, or ask people."
+        )
+
+
+def _rewarding(align: Align) -> set[str]:
+    """The models that alignment is rewarded by, where it is rewarded at all."""
+    return {name for source in align.sources for name in source.models} if align.judged else set()
 
 
 def _gold_knows(setting: str, judge: str, prompts: Files) -> None:

@@ -156,6 +156,7 @@ SECTIONS = {
     "reward": sections.Reward,
     "align": sections.Align,
     "evaluate": sections.Evaluate,
+    "rounds": sections.Rounds,
     "every_reward": Common,
     "models": Models,
     "function": Function,

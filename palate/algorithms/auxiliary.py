@@ -49,7 +49,7 @@ class Auxiliary:
         """Adds the gradient of weight·L_objective to the model's; returns L_objective."""
         reader = Reader(model, micro_tokens, self.pad_id)
         objective, examples = reader.planned(self.objective, list(self._drawn(seed, iteration, number)))
-        count = max(sum(objective.count(example) for example in examples), 1)
+        count = sum(objective.count(example) for example in examples) or 1
         total = 0.0
         for batch in reader.batches(examples):
             loss = objective.evaluate(model, batch).losses.sum() / count

@@ -68,13 +68,14 @@ class Batch:
 class Evaluated:
     """A batch's unreduced losses (masked ones 0), how many of them count, and sums of what is worth logging.
 
-    A sum is over the losses that count, unless `counts` says over how many things it is.
+    A sum is over the losses that count, unless `counts` says over how many things it is. What has a weight enters
+    losses and sums times it, and counts as so much.
     """
 
     losses: Tensor
-    count: int
+    count: float
     sums: Mapping[str, float]
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -88,8 +89,8 @@ class Objective(Protocol):
         """The batch's losses under the model, which is of the kind that the objective trains."""
         ...
 
-    def count(self, example: Example) -> int:
-        """How many losses the example contributes: the unit of the global denominator."""
+    def count(self, example: Example) -> float:
+        """How many losses the example contributes, by its weight: the unit of the global denominator."""
         ...
 
 
@@ -136,7 +137,7 @@ class Imitation:
 @dataclass(frozen=True)
 class Preference:
     """Reward modelling: −log σ(r(chosen) − r(rejected) − margin), Bradley-Terry; margins as in Llama 2
-    (2307.09288, eq. 2).
+    (2307.09288, eq. 2). Of pairs with weights, Σ wᵢ·lossᵢ / Σ wᵢ: one of weight 2 is that pair twice.
 
     Of several `heads` on one trunk, an ensemble, head k never learns from the prompts of fold k of as many: what the
     heads were not all told, they may disagree on.
@@ -146,19 +147,23 @@ class Preference:
     heads: int = 1
 
     def example(self, record: PreferencePair) -> Example:
-        """Both sides behind the same prompt ids, each closed with EOS; the label is the margin."""
-        return encoded(self.chat, record, record.chosen, record.rejected, labels=(record.margin or 0.0,))
+        """Both sides behind the same prompt ids, each closed with EOS; the labels are margin and weight."""
+        return encoded(self.chat, record, record.chosen, record.rejected, labels=(record.margin or 0.0, record.weight))
 
     def evaluate(self, model: RewardModel, batch: Batch) -> Evaluated:
         """Losses [P] of P pairs, or [P, K] of K heads, with sums of accuracy (ties half), both sides' scores and their
         difference."""
         scores = model.scores(batch.layout).view(len(batch.examples), 2, self.heads)
-        margin = scores.new_tensor([example.labels for example in batch.examples])
+        labels = scores.new_tensor([example.labels for example in batch.examples])
         taught = self._taught(batch.examples).to(scores.device)
+        margin, weight = (label.unsqueeze(1).expand_as(taught) for label in labels.unbind(dim=1))
         chosen, rejected = (zero_masked(side, taught) for side in scores.unbind(dim=1))
-        losses = zero_masked(bradley_terry(chosen=chosen, rejected=rejected, margin=margin.expand_as(taught)), taught)
-        sums = {"chosen": float(chosen.detach().sum()), "rejected": float(rejected.detach().sum())}
-        return Evaluated(losses, int(taught.sum()), sums | lead(chosen[taught], rejected[taught]))
+        losses = zero_masked(weight * bradley_terry(chosen=chosen, rejected=rejected, margin=margin), taught)
+        sums = {
+            name: float((weight * side.detach()).sum()) for name, side in (("chosen", chosen), ("rejected", rejected))
+        }
+        count = sum(map(self.count, batch.examples))
+        return Evaluated(losses, count, sums | lead(chosen[taught], rejected[taught], weight[taught]))
 
     def _taught(self, examples: Sequence[Example]) -> Tensor:
         """Which heads learn from which pairs, [P, K]."""
@@ -167,9 +172,9 @@ class Preference:
         folds = torch.tensor([fold_of(example.prompt, self.heads) for example in examples])
         return folds.unsqueeze(1) != torch.arange(self.heads)
 
-    def count(self, example: Example) -> int:
-        """One loss a pair, and one for each head but the one that is not told of it."""
-        return max(self.heads - 1, 1)
+    def count(self, example: Example) -> float:
+        """The weight of a pair, for each head but the one that is not told of it."""
+        return max(self.heads - 1, 1) * example.labels[1]
 
 
 @dataclass(frozen=True)
@@ -264,10 +269,11 @@ def encoded(chat: ChatFormat, record: Any, *texts: str, labels: tuple[float, ...
     return Example(tuple(chat.encode_prompt(record.prompt)), sides, labels)
 
 
-def lead(chosen: Tensor, rejected: Tensor) -> dict[str, float]:
-    """Sums over pairs of how often the chosen side is ahead (ties half), and by how much."""
+def lead(chosen: Tensor, rejected: Tensor, weight: Tensor | float = 1.0) -> dict[str, float]:
+    """Sums over pairs, by weight, of how often the chosen side is ahead (ties half), and by how much."""
     ahead = (chosen - rejected).detach()
-    return {"accuracy": float((ahead > 0).sum() + 0.5 * (ahead == 0).sum()), "margin": float(ahead.sum())}
+    right = (ahead > 0) + 0.5 * (ahead == 0)
+    return {"accuracy": float((weight * right).sum()), "margin": float((weight * ahead).sum())}
 
 
 def examples_of(objective: Objective, records: Sequence) -> tuple[Example, ...]:

@@ -182,7 +182,7 @@ class SupervisedLoop:
         reader = Reader(self.model, self.settings.micro_tokens, self.pad_id)
         objective, examples = reader.planned(self.objective, [self.examples[row] for row in rows])
         # A step without anything to learn from is harmless: its losses are all 0.
-        count = max(sum(objective.count(example) for example in examples), 1)
+        count = sum(objective.count(example) for example in examples) or 1
         means = Means()
         useful = total = 0
         for batch in reader.batches(examples):
@@ -215,7 +215,7 @@ class Means:
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {"loss": 0.0}
-        self.counts: dict[str, int] = {"loss": 0}
+        self.counts: dict[str, float] = {"loss": 0}
 
     def add(self, evaluated: Evaluated) -> None:
         """Takes in one batch."""
@@ -225,7 +225,7 @@ class Means:
 
     def figures(self) -> dict[str, float]:
         """Every mean; one of nothing is absent, but for the loss, which is 0 then."""
-        loss = self.sums["loss"] / max(self.counts["loss"], 1)
+        loss = self.sums["loss"] / (self.counts["loss"] or 1)
         return {"loss": loss} | {
             name: value / self.counts[name] for name, value in self.sums.items() if self.counts[name]
         }

@@ -92,9 +92,20 @@ def _margin(row: Row) -> float | None:
     return float(margin)
 
 
+def _weight(row: Row) -> float:
+    weight = row.values.get("weight")
+    if weight is None:
+        return 1.0
+    if not is_number(weight) or weight < 0:
+        raise RowError(
+            f"'weight' is {weight!r}; it says how much the pair counts beside the others: a number from 0 up."
+        )
+    return float(weight)
+
+
 def _text_pair(row: Row) -> list[Record]:
     chosen, rejected = (reply(row.values[side], side) for side in ("chosen", "rejected"))
-    return [PreferencePair(_text_prompt(row), chosen, rejected, _margin(row))]
+    return [PreferencePair(_text_prompt(row), chosen, rejected, _margin(row), _weight(row))]
 
 
 def _chat_pair(row: Row) -> list[Record]:
@@ -122,7 +133,11 @@ def _pair(row: Row, chosen: tuple[Message, ...], rejected: tuple[Message, ...]) 
         raise RowError("the two sides differ before their last reply; a pair is two replies to one conversation.")
     prompt = row.prompt(chosen[:-1])
     return PreferencePair(
-        prompt, reply(chosen[-1].content, "chosen"), reply(rejected[-1].content, "rejected"), _margin(row)
+        prompt,
+        reply(chosen[-1].content, "chosen"),
+        reply(rejected[-1].content, "rejected"),
+        _margin(row),
+        _weight(row),
     )
 
 
@@ -232,7 +247,7 @@ FORMATS: tuple[Format, ...] = (  # the first that fits is a row's own, so those 
         "pairs",
         "texts",
         ("prompt", "chosen", "rejected"),
-        ("margin",),
+        ("margin", "weight"),
         lambda row: _all(row, str, "prompt", "chosen", "rejected"),
         _text_pair,
     ),
@@ -250,7 +265,7 @@ FORMATS: tuple[Format, ...] = (  # the first that fits is a row's own, so those 
         "pairs",
         "lists of {role, content} turns",
         ("chosen", "rejected"),
-        ("prompt", "margin"),
+        ("prompt", "margin", "weight"),
         lambda row: _all(row, list, "chosen", "rejected"),
         _chat_pair,
     ),
@@ -259,7 +274,7 @@ FORMATS: tuple[Format, ...] = (  # the first that fits is a row's own, so those 
         "pairs",
         "whole transcripts with '\\n\\nHuman:' and '\\n\\nAssistant:' turns",
         ("chosen", "rejected"),
-        ("margin",),
+        ("margin", "weight"),
         lambda row: is_transcript(row.get("chosen")) and is_transcript(row.get("rejected")),
         _transcript_pair,
     ),

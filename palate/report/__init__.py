@@ -15,6 +15,8 @@ from palate.report.content import report_of, to_json
 from palate.report.findings import chosen
 from palate.report.page import render
 from palate.report.reading import Comparison, read
+from palate.report.rounds import ROUNDS
+from palate.report.rounds import write as write_rounds
 
 __all__ = ["build", "chosen_samples", "write", "write_comparison"]
 
@@ -41,6 +43,8 @@ def write(run_directory: str | Path) -> Path:
     Raises `RunDirectoryError` where there is no `run.json`.
     """
     directory = Path(run_directory)
+    if (directory / ROUNDS).is_file():
+        return write_rounds(directory)
     report = report_of(read(directory))
     aligned, model = report.manifest.stages.get("align"), directory / "align" / "model"
     if aligned is not None and aligned.status == "done" and model.is_dir():

@@ -101,6 +101,12 @@ def values(readings: Sequence[Reading], arm: str, name: str) -> list[float]:
     return [one.figures[name] for one in readings if one.arm == arm and name in one.figures]
 
 
+def among(readings: Sequence[Reading], arm: str, name: str) -> str:
+    """In how many of an arm's seeds a figure is there: 2 of 3 seeds; nothing where it is there in all."""
+    having, seeds = len(values(readings, arm, name)), sum(one.arm == arm for one in readings)
+    return f"{having} of {seeds} seeds" if having < seeds else ""
+
+
 def _parts(held: Experiment) -> Iterator[str]:
     of = f"seed {held.seeds[0]}" if len(held.seeds) == 1 else f"means of seeds {', '.join(map(str, held.seeds))}"
     tone = "" if held.quick else " good"
@@ -163,11 +169,9 @@ def _cell(held: Experiment, arm: str, column: Column) -> str:
     found = values(held.readings, arm, column.figure)
     if not found:
         return ""
-    written = _written(fmean(found), column.unit)
-    if len(found) == 1:
-        return written
-    ends = " to ".join(_written(value, column.unit) for value in (min(found), max(found)))
-    return f'{written}<br><span class="interval">{ends}</span>'
+    ends = " to ".join(_written(value, column.unit) for value in (min(found), max(found))) if len(found) > 1 else ""
+    below = "; ".join(filter(None, (ends, among(held.readings, arm, column.figure))))
+    return _written(fmean(found), column.unit) + (f'<br><span class="interval">{below}</span>' if below else "")
 
 
 def _written(value: float, unit: str) -> str:

@@ -39,7 +39,8 @@ def _preferences(recipe: Mapping[str, Any], figures: Mapping[str, float]) -> Ite
     elif "reward" in recipe:
         raters = figures.get("reward/raters")
         people = "" if raters is None else f", by {raters:,.0f} raters"
-        yield f"Preferences: {count}comparisons from {where}{people}. Who judged them is not recorded in the files."
+        what = "ratings" if _table(recipe, "reward").get("objective") == "regression" else "comparisons"
+        yield f"Preferences: {count}{what} from {where}{people}. Who judged them is not recorded in the files."
     align = _table(recipe, "align")
     if align.get("data"):
         yield f"Alignment learnt from {_files(align['data'])} without a reward model."

@@ -40,7 +40,7 @@ def percent(share: float) -> str:
 
 def percent_range(low: float, high: float) -> str:
     """An interval of shares: (0.742, 0.821) → 74.2–82.1%."""
-    return f"{100 * low:.1f}–{100 * high:.1f}%"
+    return f"{100 * low:z.1f}–{100 * high:z.1f}%".replace("-", "−")
 
 
 def written(name: str, value: float) -> str:

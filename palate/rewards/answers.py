@@ -20,6 +20,8 @@ _FRACTION = re.compile(
 )
 # A blank may follow a sign, but in "9 - 4", "the total - 4" and a list of lines the dash is none.
 _SIGN_APART = re.compile(r"(\A\$?|\s\$|[=:(\[{≈]|\bis)[ \t]*-[ \t]+(?=[$€£¥]?[ \t]?\.?\d)")
+# What may stand around a number that is the whole answer.
+_AROUND = " \t\n$€£¥%°.*`"
 _GROUP = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|\w)"
 # Powers, roots and fractions of such, with what is reckoned on: no number of theirs is the answer.
 _UNREAD = rf"""
@@ -60,17 +62,27 @@ def last_number(text: str) -> Fraction | None:
     Read are signs, thousands (1,234), decimals, exponents, fractions (3/4, 1 1/2, LaTeX), currency before the number; a
     full stop after it, a unit or a percent sign are left aside. None, too, where a power or a root stands last.
     """
-    plain = final_answer(text).replace("−", "-").replace("{,}", ",")
-    plain = _SIGN_APART.sub(r"\1 -", _FRACTION.sub(_on_one_line, _LATEX.sub("", plain)))
-    found = list(_NUMBER.finditer(plain))
+    found = list(_NUMBER.finditer(_plain(text)))
     if not found or found[-1]["unread"] is not None or len(found[-1][0]) > LONGEST_NUMERAL:
         return None
     return _exact(found[-1])
 
 
+def is_number(text: str) -> bool:
+    """Whether the final answer of a text is a number and nothing else but a currency or percent sign, marks of LaTeX or
+    Markdown, a full stop."""
+    return last_number(text) is not None and _NUMBER.fullmatch(_plain(text).strip(_AROUND)) is not None
+
+
 def same_words(text: str, wanted: str) -> bool:
     """Whether the final answers of two texts are the same, apart from case, blanks and the marks around them."""
     return _words(text) == _words(wanted)
+
+
+def _plain(text: str) -> str:
+    """The final answer with its numbers in one notation."""
+    plain = final_answer(text).replace("−", "-").replace("{,}", ",")
+    return _SIGN_APART.sub(r"\1 -", _FRACTION.sub(_on_one_line, _LATEX.sub("", plain)))
 
 
 def _on_one_line(fraction: re.Match[str]) -> str:

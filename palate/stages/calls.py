@@ -12,7 +12,7 @@ from palate.models import load_reward_model as load_scorer
 from palate.recipe import Recipe, load_recipe, recipe_from
 from palate.rewards import ModelReward
 from palate.stages.material import Loaded
-from palate.stages.run import execute
+from palate.stages.rounds import execute
 
 logger = logging.getLogger("palate")
 
@@ -48,6 +48,7 @@ def run(
 ) -> Path:
     """Does every stage of a recipe (a file, nested tables, or a record) that is not done; returns the run directory.
 
+    A recipe with [rounds] is done round after round, and waits for votes where people give them.
     Raises StageStopped at a stage whose verdict is stop, unless `force` goes on past it.
     """
     return _execute(recipe, root, None, force, fresh)

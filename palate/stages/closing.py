@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from palate.report import chosen_samples
+from palate.report.rounds import FIGURES, ROUNDS, spelt
 from palate.report.words import shortened
 
 NEXT = {"sft": "reward", "reward": "align", "align": "evaluate"}
@@ -20,6 +21,8 @@ NEXT = {"sft": "reward", "reward": "align", "align": "evaluate"}
 
 def closing_words(run: Path) -> RenderableType:
     """What a person should read when the command is done."""
+    if (run / ROUNDS).exists():
+        return closing_rounds(run)
     record = json.loads((run / "run.json").read_text())
     done = [stage for stage, entry in record["stages"].items() if entry["status"] == "done"]
     parts: list[RenderableType] = [Text()]
@@ -29,6 +32,28 @@ def closing_words(run: Path) -> RenderableType:
     parts.append(written(run, record))
     parts.append(Text.assemble(("Next: ", "bold"), following(run, record["command"])))
     return Group(*parts)
+
+
+def closing_rounds(run: Path) -> RenderableType:
+    """The same of a run of several rounds: what became of its figures, and where all of it stands."""
+    summary = json.loads((run / "summary.json").read_text())
+    numbers = [entry["round"] for entry in json.loads((run / ROUNDS).read_text())["rounds"]]
+    table = Table(title="Round by round", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("", *(f"round {number}" for number in numbers)):
+        table.add_column(name, justify="right" if name else "left")
+    for name, title in FIGURES.items():
+        found = [summary.get(f"round/{number}/{name}") for number in numbers]
+        if any(figure is not None for figure in found):
+            table.add_row(title, *("" if figure is None else spelt(name, figure) for figure in found))
+    files = ["recipe.toml", "feedback.sqlite", ROUNDS, "summary.json", "report.html"]
+    files += [f"rounds/{number}" for number in numbers]
+    return Group(
+        Text(),
+        table,
+        Text(),
+        Text.assemble(("Written: ", "bold"), f"{run}/ ", ", ".join(files)),
+        Text.assemble(("Next: ", "bold"), f"open {run / 'report.html'}"),
+    )
 
 
 def following(run: Path, command: Sequence[str]) -> str:
@@ -72,8 +97,8 @@ def by_group_table(results: dict[str, Any]) -> Table:
         table.add_row(
             Text(group["name"]),
             str(group["count"]),
-            f"{group['before']:.2f}",
-            f"{group['after']:.2f}",
+            f"{group['before']:z.2f}",
+            f"{group['after']:z.2f}",
             f"{group['win_rate']:.0%}",
             style="bold" if group is overall else "",
         )
@@ -89,8 +114,8 @@ def samples_table(run: Path) -> Table:
     for sample in chosen_samples(run):
         table.add_row(
             Text(shortened(sample.prompt)),
-            Text(f"{shortened(sample.before)}  ({sample.score_before:.2f})"),
-            Text(f"{shortened(sample.after)}  ({sample.score_after:.2f})"),
+            Text(f"{shortened(sample.before)}  ({sample.score_before:z.2f})"),
+            Text(f"{shortened(sample.after)}  ({sample.score_after:z.2f})"),
         )
     return table
 

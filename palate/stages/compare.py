@@ -195,13 +195,14 @@ def copied(base: Path, target: Path, name: str) -> None:
     """Begins a run with the finished stages of another: files are linked, since nothing finished is ever changed."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(base, partial, copy_function=_linked, ignore=shutil.ignore_patterns(LOCK, RUN, "report.html"))
+    shutil.copytree(base, partial, copy_function=linked, ignore=shutil.ignore_patterns(LOCK, RUN, "report.html"))
     record = json.loads((base / RUN).read_bytes()) | {"name": name}
     write_atomic(partial / RUN, encode_json(record, indent=2) + "\n")
     partial.rename(target)
 
 
-def _linked(source: str, target: str) -> None:
+def linked(source: str, target: str) -> None:
+    """A file once more, by a link where the file system has them."""
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links

@@ -24,6 +24,7 @@ from typing import Any
 
 from palate.errors import PalateError
 from palate.report.reading import STAGES, Run, read
+from palate.report.rounds import last_round
 from palate.rewards.sources import sources_of
 from palate.stages.gates import (
     CHANCE,
@@ -132,10 +133,10 @@ class Course:
     def told(self) -> str:
         """The course in a sentence."""
         before, after = self.rewarded
-        way = f" by way of {self.best:.2f}" if self.rose else ""
+        way = f" by way of {self.best:z.2f}" if self.rose else ""
         return (
-            f"In alignment the score rose from {before:.2f} to {after:.2f} while {self.judge or 'another judge'} fell "
-            f"from {self.first:.2f}{way} to {self.last:.2f}: the reward was hacked."
+            f"In alignment the score rose from {before:z.2f} to {after:z.2f} while {self.judge or 'another judge'} "
+            f"fell from {self.first:z.2f}{way} to {self.last:z.2f}: the reward was hacked."
         )
 
 
@@ -264,11 +265,13 @@ class Rule:
 
 
 def examine(place: str | Path) -> tuple[Diagnosis, ...]:
-    """The diagnoses of a run directory, the likeliest first; empty where nothing is found.
+    """The diagnoses of a run directory, the likeliest first; empty where nothing is found. Of several rounds it is the
+    last that is examined.
 
     Raises RunDirectoryError where the directory is no run.
     """
-    return diagnose(Chart(read(Path(place)), Path(place)))
+    place = last_round(Path(place))
+    return diagnose(Chart(read(place), place))
 
 
 def diagnose(chart: Chart) -> tuple[Diagnosis, ...]:
@@ -393,7 +396,7 @@ def _reads_another(chart: Chart) -> Iterator[Sign]:
         yield Sign(HALF, "Its tokenizer is another than the policy's.")
     began, spread = chart.ends("score/mean")[0], chart.ends("score/std")[0]
     if abs(began) > OFF_CENTRE * spread:
-        yield Sign(HALF, f"Its scores began at {began:.1f}, far from the 0 of what an SFT model writes.")
+        yield Sign(HALF, f"Its scores began at {began:z.1f}, far from the 0 of what an SFT model writes.")
 
 
 def _likes_length(chart: Chart) -> Iterator[Sign]:
@@ -444,7 +447,7 @@ def _likes_vice(chart: Chart) -> Iterator[Sign]:
             yield Sign(
                 ENOUGH,
                 f"It rewards {vice} {chart.interval(f'reward/fooled/{probe}')} of the time, and in alignment "
-                f"{seen[0].name.replace('_', ' ')} went from {seen[0].baseline:.2f} to {seen[0].value:.2f}.",
+                f"{seen[0].name.replace('_', ' ')} went from {seen[0].baseline:z.2f} to {seen[0].value:z.2f}.",
             )
 
 
@@ -504,7 +507,7 @@ def _foreign(chart: Chart) -> Iterator[Sign]:
 def _too_fast(chart: Chart) -> Iterator[Sign]:
     clipped, step = chart.early("clip_fraction"), chart.early("approx_kl")
     if chart.leaps:
-        yield Sign(ENOUGH, f"Within one of the first iterations the KL rose by {chart.kl_jump:.1f} nats.")
+        yield Sign(ENOUGH, f"Within one of the first iterations the KL rose by {chart.kl_jump:z.1f} nats.")
     if clipped > CLIPPED:
         yield Sign(HALF, f"In the first iterations {clipped:.0%} of the tokens' ratios were clipped.")
     if step > STEP_KL:
@@ -513,8 +516,8 @@ def _too_fast(chart: Chart) -> Iterator[Sign]:
     if after < before and chart("align/kl_max") > MOVED:
         yield Sign(
             HALF,
-            f"The score fell from {before:.2f} to {after:.2f} while the policy moved {chart('align/kl_max'):.1f} nats "
-            "away.",
+            f"The score fell from {before:z.2f} to {after:z.2f} while the policy moved {chart('align/kl_max'):z.1f} "
+            "nats away.",
         )
 
 
@@ -522,12 +525,12 @@ def _no_leash(chart: Chart) -> Iterator[Sign]:
     if chart.price == 0 and chart.reward_models and chart("align/kl_max") > MOVED:
         yield Sign(
             ENOUGH,
-            f"Its KL coefficient is 0, its reward is learnt, and it went {chart('align/kl_max'):.1f} nats from the "
+            f"Its KL coefficient is 0, its reward is learnt, and it went {chart('align/kl_max'):z.1f} nats from the "
             "reference: nothing holds it to what the reward model has seen.",
         )
     budget = max(KL_BUDGET, KL_BUDGET_TOKEN * chart("align/length_final"))
     if chart("align/kl_max") > budget:
-        yield Sign(HALF, f"The KL reached {chart('align/kl_max'):.1f} nats, above a budget of {budget:.0f}.")
+        yield Sign(HALF, f"The KL reached {chart('align/kl_max'):z.1f} nats, above a budget of {budget:.0f}.")
     course = chart.course
     if course is not None and course.hacked and course.rose:
         yield Sign(ENOUGH, course.told)
@@ -537,8 +540,8 @@ def _no_leash(chart: Chart) -> Iterator[Sign]:
     if chart("align/heldout_final") < chart("align/heldout_best") - GOLD_FALL:
         yield Sign(
             HALF,
-            f"By the judge that looked on, the model that was taken has {chart('align/heldout_final'):.2f}, and one on "
-            f"the way had {chart('align/heldout_best'):.2f}.",
+            f"By the judge that looked on, the model that was taken has {chart('align/heldout_final'):z.2f}, and one "
+            f"on the way had {chart('align/heldout_best'):z.2f}.",
         )
 
 
@@ -548,7 +551,7 @@ def _too_tight(chart: Chart) -> Iterator[Sign]:
         yield Sign(
             ENOUGH,
             f"Scores differ by {spread:.2g} only, where a nat of KL costs {chart.price:.2g}: the policy stayed where "
-            f"it was (KL {chart('align/kl_max'):.2f}).",
+            f"it was (KL {chart('align/kl_max'):z.2f}).",
         )
 
 

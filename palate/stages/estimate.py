@@ -17,7 +17,7 @@ from rich.table import Table
 from palate.algorithms.direct import DIRECT
 from palate.algorithms.makers import MAKERS
 from palate.models import load_causal
-from palate.recipe import Align, Recipe
+from palate.recipe import FEEDBACK, Align, Recipe
 from palate.stages.context import device_of, use_threads
 from palate.stages.material import generated, read_data, records_of, source_of
 from palate.stages.run import STAGES, rests_on
@@ -43,13 +43,16 @@ def estimate(recipe: Recipe, only: str | None = None) -> Table:
     if only is not None:
         rests_on(recipe, only)  # which says so where the recipe has no such stage
         recipe = replace(recipe, **{name: None for name in STAGES if name != only})
+    rounds = "" if recipe.rounds is None else f", the first of {recipe.rounds.number} rounds"
+    if recipe.reward is not None and recipe.reward.data == FEEDBACK:
+        recipe = replace(recipe, reward=None)  # how much it will be is for those to say who vote
     data, recipe = read_data(recipe)
     parameters = model_parameters(recipe)
     rate = matrix_rate(device_of(recipe.run))
     table = Table(
         box=None,
         padding=(0, 2, 0, 0),
-        title=f"Plan of run {recipe.run.name!r}; nothing was done",
+        title=f"Plan of run {recipe.run.name!r}{rounds}; nothing was done",
         title_justify="left",
     )
     for name, side in (("stage", "left"), ("what", "left"), ("memory", "right"), ("time", "right")):

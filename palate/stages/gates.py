@@ -132,7 +132,7 @@ def verdict(
 
 def _between(low: float, high: float) -> str:
     """A 95 % interval of a share, in per cent."""
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"[{100 * low:z.1f}, {100 * high:z.1f}]"
 
 
 # ---- supervised fine-tuning
@@ -301,7 +301,7 @@ def _by_length(correlation: float, low: float, high: float) -> Judged:
 
 
 def _memorised(gap: float, low: float, high: float, seen: float) -> Judged:
-    more = f"{100 * gap:.1f} points [{100 * low:.1f}, {100 * high:.1f}] more"
+    more = f"{100 * gap:z.1f} points [{100 * low:z.1f}, {100 * high:z.1f}] more"
     figures = f"right on {seen:.1%} of pairs it was trained on, {more} than of held-out ones"
     if low <= MEMORISED:
         return "pass", f"The reward model holds on unseen pairs: {figures}."
@@ -399,7 +399,7 @@ def _fooled(name: str) -> Gate:
 
 
 def _score(final: float, initial: float) -> Judged:
-    moved = f"from {initial:.3f} to {final:.3f}"
+    moved = f"from {initial:z.3f} to {final:z.3f}"
     if final > initial:
         return "pass", f"The score rose {moved}."
     return "warn", f"The score went {moved}: alignment did not raise what it was to raise."
@@ -407,7 +407,7 @@ def _score(final: float, initial: float) -> Judged:
 
 def _kl(kl: float, length: float) -> Judged:
     budget = max(KL_BUDGET, KL_BUDGET_TOKEN * length)
-    figures = f"{kl:.2f} nats a completion from the reference, with a budget of {budget:.0f}"
+    figures = f"{kl:z.2f} nats a completion from the reference, with a budget of {budget:.0f}"
     if kl <= budget:
         return "pass", f"The policy is {figures}."
     if kl <= KL_STOP * budget:
@@ -416,7 +416,7 @@ def _kl(kl: float, length: float) -> Judged:
 
 
 def _entropy(final: float, initial: float) -> Judged:
-    moved = f"from {initial:.3f} to {final:.3f} nats a token"
+    moved = f"from {initial:z.3f} to {final:z.3f} nats a token"
     if final >= ENTROPY_SHARE * initial:
         return "pass", f"Entropy went {moved}."
     return "warn", f"Entropy collapsed {moved}: a prompt has one answer left."
@@ -445,7 +445,7 @@ def _critic(explained: float) -> Judged:
 
 
 def _heldout(final: float, best: float, initial: float) -> Judged:
-    figures = f"the held-out judge gave {initial:.3f} at the start, {best:.3f} at best, {final:.3f} at the end"
+    figures = f"the held-out judge gave {initial:z.3f} at the start, {best:z.3f} at best, {final:z.3f} at the end"
     if final < initial:
         return "warn", f"The policy is worse than it began: {figures}."
     if best - final > LOST * (best - initial):
@@ -460,7 +460,7 @@ def _gold(
     score_final: float | None = None,
     stopped_past_peak: float = 0.0,
 ) -> Judged:
-    moved = f"gold went from {initial:.3f} to {final:.3f}"
+    moved = f"gold went from {initial:z.3f} to {final:z.3f}"
     if final >= initial:
         return "pass", f"The policy is no worse by the truth: {moved}."
     rose = score_initial is not None and score_final is not None and score_final > score_initial
@@ -468,7 +468,7 @@ def _gold(
         return "warn", f"The policy became worse by the truth: {moved}."
     return (
         "stop",
-        f"The reward was hacked: {moved}, while the score rose from {score_initial:.3f} to {score_final:.3f}.",
+        f"The reward was hacked: {moved}, while the score rose from {score_initial:z.3f} to {score_final:z.3f}.",
     )
 
 
@@ -586,7 +586,7 @@ def _perplexity(
 ) -> Judged:
     """Held-out demonstrations become unlikely when a model forgets, and also when it drops a manner that they have and
     people do not want: whether it still answers rightly tells the two apart."""
-    moved = f"from {before:.2f} to {after:.2f}"
+    moved = f"from {before:z.2f} to {after:z.2f}"
     if after <= PERPLEXITY_RISE * before:
         return "pass", f"The perplexity of held-out text went {moved}."
     if capability_after is None or capability_before is None:

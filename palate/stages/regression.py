@@ -21,7 +21,7 @@ from palate.evaluation import compare, degenerate, unusual_prompts, win_rate
 from palate.evaluation import perplexity as perplexity_of
 from palate.ops import wilson_interval
 from palate.records import Message, Prompt
-from palate.rewards.answers import last_number
+from palate.rewards.answers import is_number
 from palate.rewards.rules import Answer
 from palate.stages.anchor import held_out_text
 from palate.stages.context import Context
@@ -56,7 +56,7 @@ def questions(context: Context) -> tuple[tuple[Prompt, ...], Answer] | None:
     if CAPABILITY not in context.data:
         return None
     asked: tuple[Prompt, ...] = records_of(context.data[CAPABILITY])
-    numbers = all(last_number(str(prompt.fields.get("answer", ""))) is not None for prompt in asked)
+    numbers = all(is_number(str(prompt.fields.get("answer", ""))) for prompt in asked)
     verifier = Answer(match="number" if numbers else "text")
     for prompt in asked:
         try:

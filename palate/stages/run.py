@@ -340,7 +340,7 @@ def _scores(done: Mapping[str, float]) -> str:
     """The score before and after, where a reward gave one."""
     if "score_final" not in done:
         return ""
-    return f"score {done['score_initial']:.2f} before, {done['score_final']:.2f} after, "
+    return f"score {done['score_initial']:z.2f} before, {done['score_final']:z.2f} after, "
 
 
 _TOLD: Mapping[str, Callable[[Mapping[str, float]], str]] = {
@@ -353,7 +353,7 @@ _TOLD: Mapping[str, Callable[[Mapping[str, float]], str]] = {
         f"{done['heldout']:.0f} held-out pairs; counting length alone is on {done['length_accuracy']:.1%}"
     ),
     "align": lambda done: (
-        f"{_scores(done)}KL {done['kl_final']:.2f} nats, "
+        f"{_scores(done)}KL {done['kl_final']:z.2f} nats, "
         f"length {done['length_initial']:.1f} before, {done['length_final']:.1f} after"
     ),
     "evaluate": lambda done: "",

@@ -173,3 +173,60 @@ def test_one_head_counts_every_pair_once():
     chosen, rejected = alone(model, example)
     assert done.count == 1
     assert done.losses.tolist() == [[pytest.approx(log_loss(float(chosen - rejected) - 0.5))]]
+
+
+# ---- weights
+
+
+def weighed(weights, heads=1, count=3):
+    """Loss, gradient of the head and mean figures of the first `count` words' pairs with these weights."""
+    model, chat, _ = scratch_model(WORDS, hidden=16, layers=1, heads=2, vocabulary=280, context=128, seed=0)
+    model = RewardModel.on(model, pooling="last", generator=torch.Generator().manual_seed(0), heads=heads)
+    model = model.to(torch.float64)
+    objective = Preference(chat, heads)
+    pairs = [
+        PreferencePair(
+            Prompt.of(f"Choose {WORDS[row]}"), f"{WORDS[row]} good", f"{WORDS[row]} bad sea", 0.1 * row, weight
+        )
+        for row, weight in weights
+    ]
+    examples = examples_of(objective, pairs)
+    done = objective.evaluate(model, collate(examples, pad_id=0, packing=True))
+    assert done.count == pytest.approx(sum(map(objective.count, examples)))
+    loss = done.losses.sum() / done.count
+    loss.backward()
+    return loss.item(), model.head.grad, {name: value / done.count for name, value in done.sums.items()}
+
+
+def alike(one, other):
+    return one[0] == pytest.approx(other[0]) and torch.allclose(one[1], other[1]) and one[2] == pytest.approx(other[2])
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_a_weight_of_two_is_the_pair_twice_and_none_is_the_pair_away(heads):
+    assert alike(weighed([(0, 2.0), (1, 1.0)], heads), weighed([(0, 1.0), (0, 1.0), (1, 1.0)], heads))
+    assert alike(weighed([(0, 0.0), (1, 1.0), (2, 0.5)], heads), weighed([(1, 1.0), (2, 0.5)], heads))
+    assert not alike(weighed([(0, 2.0), (1, 1.0)], heads), weighed([(0, 1.0), (1, 1.0)], heads))
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0, 8.0])
+def test_equal_weights_change_no_bit(weight):
+    loss, gradient, sums = weighed([(0, weight), (1, weight), (2, weight)])
+    plain = weighed([(0, 1.0), (1, 1.0), (2, 1.0)])
+    assert (loss, sums) == (plain[0], plain[2])
+    assert torch.equal(gradient, plain[1])
+
+
+def test_weights_in_micro_batches_share_one_denominator():
+    """(1·l₀ + 0.2·l₁)/1.2 whatever is read together: a part that weighs less than 1 is no whole one."""
+    model, chat = reward_model()
+    objective = Preference(chat)
+    pairs = [
+        PreferencePair(Prompt.of(f"Choose {one}"), one, "bad", weight=weight)
+        for one, weight in (("red", 1), ("sea", 0.2))
+    ]
+    examples = examples_of(objective, pairs)
+    losses = [log_loss(float(chosen - rejected)) for chosen, rejected in (alone(model, one) for one in examples)]
+    for limit in (1, 1000):
+        figures = held_out(model, objective, examples, limit=limit, pad_id=chat.pad_id)
+        assert figures["loss"] == pytest.approx((losses[0] + 0.2 * losses[1]) / 1.2)

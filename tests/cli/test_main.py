@@ -30,7 +30,24 @@ COMMANDS = [
         ("verify",),
         ("doctor",),
     ),
-    *(("generate",), ("logprobs",), ("score",), ("winrate",), ("probe",), ("data", "inspect"), ("testbed", "pretrain")),
+    *(
+        ("generate",),
+        ("logprobs",),
+        ("score",),
+        ("winrate",),
+        ("probe",),
+        ("collect",),
+        ("import",),
+        ("export",),
+        ("label",),
+        ("judge",),
+        ("constitution",),
+        ("quality",),
+        ("design",),
+        ("design",),
+        ("data", "inspect"),
+        ("testbed", "pretrain"),
+    ),
 ]
 
 

@@ -301,6 +301,8 @@ BAD_ROWS = [
     (PAIR, {**PAIR, "margin": "big"}, "'margin' is 'big'"),
     (PAIR, {**PAIR, "margin": -1}, "'margin' is -1"),
     (PAIR, {**PAIR, "margin": True}, "'margin' is True"),
+    (PAIR, {**PAIR, "weight": -0.1}, "'weight' is -0.1"),
+    (PAIR, {**PAIR, "weight": "2"}, "'weight' is '2'"),
     (TEXT_ROW, {"prompt": "Q"}, "the column 'completion' is missing"),
     (TEXT_ROW, {}, "this row's columns are none"),
     (TEXT_ROW, {"prompt": "Q", "completion": ["A"]}, "'completion' is a list"),
@@ -398,6 +400,13 @@ def test_the_first_row_does_not_decide(tmp_path: Path) -> None:
 def test_an_optional_column_that_only_late_rows_have_is_found(tmp_path: Path) -> None:
     data = read(written(tmp_path, *[PAIR] * 1000, {**PAIR, "margin": 0.5}))
     assert [record.margin for record in data.records[-2:]] == [None, 0.5]
+
+
+@pytest.mark.parametrize("pair", [PAIR, CHAT_PAIR, HH])
+def test_a_pair_weighs_one_unless_it_is_told_otherwise(tmp_path: Path, pair: dict[str, Any]) -> None:
+    data = read(written(tmp_path, pair, {**pair, "weight": 0.25}, {**pair, "weight": 0}))
+    assert [record.weight for record in data.records] == [1.0, 0.25, 0.0]
+    assert all("weight" not in record.prompt.fields for record in data.records)
 
 
 def test_a_mixed_file_is_refused_with_what_was_seen(tmp_path: Path) -> None:

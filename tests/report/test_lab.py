@@ -48,6 +48,15 @@ def test_several_seeds_give_a_mean_with_its_ends():
     assert "means of seeds 0, 1" in page
 
 
+def test_a_figure_that_not_every_seed_has_says_how_many_do():
+    some = [reading("a", seed, {"peak": seed} if seed else {"other": 1.0}) for seed in (0, 1, 2)]
+    page = render(experiment(*some, columns=(Column(figure="peak", title="Peak"),)))
+    # Seeds 1 and 2 have it: a mean of 1.5 from 1 to 2.
+    assert '1.50<br><span class="interval">1.00 to 2.00; 2 of 3 seeds</span>' in page
+    alone = render(experiment(*some[:2], columns=(Column(figure="peak", title="Peak"),)))
+    assert '1.00<br><span class="interval">1 of 2 seeds</span>' in alone
+
+
 def test_a_column_and_a_picture_that_nobody_has_are_left_out():
     page = render(experiment(reading("a", curves={"other": ((0, 0),)})))
     assert "Nowhere" not in page

@@ -34,6 +34,11 @@ def test_files_of_ones_own_are_named_and_raters_counted_where_known() -> None:
     assert ", by 3 raters." in lineage(recipe, {"reward/raters": 3.0})[0]
 
 
+def test_ratings_are_not_called_comparisons() -> None:
+    recipe = {"reward": {"data": "ratings.jsonl", "objective": "regression"}}
+    assert lineage(recipe, FIGURES)[0].startswith("Preferences: 36,000 ratings from ratings.jsonl.")
+
+
 @pytest.mark.parametrize(
     ("align", "told"),
     [

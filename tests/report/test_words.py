@@ -28,6 +28,7 @@ def test_a_number_has_three_figures_and_a_true_minus(value: float, written: str)
 def test_shares_are_percentages_with_one_decimal() -> None:
     assert percent(0.784) == "78.4%"
     assert percent_range(0.742, 0.821) == "74.2–82.1%"
+    assert percent_range(-0.0002, 0.0002) == "0.0–0.0%" and percent_range(-0.02, 0.01) == "−2.0–1.0%"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.rewards.answers import final_answer, last_number, same_words
+from palate.rewards.answers import final_answer, is_number, last_number, same_words
 
 
 @pytest.mark.parametrize(
@@ -132,3 +132,31 @@ def test_words_are_compared_apart_from_case_blanks_and_marks():
     assert same_words("I think\n#### **Paris**", "paris")
     assert not same_words("It is Paris", "Paris")
     assert not same_words("", "Paris")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12",
+        "-3",
+        "− 4",
+        "$7.00",
+        "50%",
+        "7.",
+        "1,234.50 €",
+        "3/4",
+        "1 1/2",
+        r"$\frac{1}{2}$",
+        "so\n#### 1,200",
+        "**12**",
+    ],
+)
+def test_an_answer_that_is_a_number(text):
+    assert is_number(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "seven", "Apollo 11", "12 apples", "in 1492", "3-4", "2^10", "(2, 3)", "42 or 43", "1/0", "9" * 300]
+)
+def test_an_answer_that_only_holds_a_number_or_none(text):
+    assert not is_number(text)

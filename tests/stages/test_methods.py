@@ -53,32 +53,29 @@ def run(recipe, root):
     return place, said
 
 
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def timeless(path):
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows(path)]
-
-
 def summary(place):
     found = json.loads((place / "summary.json").read_text())
     return {name.removeprefix("align/"): value for name, value in found.items() if name.startswith("align/")}
 
 
-def same(one, other):
+@pytest.fixture
+def same(timeless):
     """Asserts that two runs' alignments are equal to the bit in all that is not time."""
-    files = [
-        {str(path.relative_to(place)) for path in (place / "align").rglob("*") if path.is_file()}
-        for place in (one, other)
-    ]
-    assert files[0] == files[1]
-    for name in sorted(files[0]):
-        if name.endswith("metrics.jsonl"):
-            assert timeless(one / name) == timeless(other / name), name
-        elif name.endswith((".jsonl", "model.safetensors")):
-            assert file_sha256(one / name) == file_sha256(other / name), name
-    assert summary(one) == summary(other)
+
+    def check(one, other):
+        files = [
+            {str(path.relative_to(place)) for path in (place / "align").rglob("*") if path.is_file()}
+            for place in (one, other)
+        ]
+        assert files[0] == files[1]
+        for name in sorted(files[0]):
+            if name.endswith("metrics.jsonl"):
+                assert timeless(one / name) == timeless(other / name), name
+            elif name.endswith((".jsonl", "model.safetensors")):
+                assert file_sha256(one / name) == file_sha256(other / name), name
+        assert summary(one) == summary(other)
+
+    return check
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +95,7 @@ def uncut(finished, tmp_path_factory):
 
 
 @pytest.mark.parametrize("algorithm", DIRECT)
-def test_a_direct_method_needs_no_reward_and_is_measured_against_the_reference(finished, uncut, algorithm):
+def test_a_direct_method_needs_no_reward_and_is_measured_against_the_reference(finished, uncut, algorithm, rows):
     place = uncut(algorithm)
     figures = summary(place)
     own = {name for name in figures if name != "alarms" and not name.startswith("monitor/")}
@@ -118,13 +115,13 @@ def test_a_direct_method_needs_no_reward_and_is_measured_against_the_reference(f
     assert {"prompt", "completion", "kl", "finish", "scores", "step"} == set(samples[0])
 
 
-def test_dpo_raises_the_margin_of_its_pairs(uncut):
+def test_dpo_raises_the_margin_of_its_pairs(uncut, rows):
     metrics = rows(uncut("dpo") / "align" / "metrics.jsonl")
     assert metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert metrics[-1]["margin"] > metrics[0]["margin"] and metrics[-1]["accuracy"] > 0.9
 
 
-def test_a_longer_direct_run_goes_on(finished, tmp_path):
+def test_a_longer_direct_run_goes_on(finished, tmp_path, same):
     short, long = (table(finished, "dpo", dpo={**LOOP, "epochs": epochs}) for epochs in (1, 2))
     run(short, tmp_path / "grown")
     place, said = run(long, tmp_path / "grown")
@@ -137,7 +134,7 @@ def test_a_longer_direct_run_goes_on(finished, tmp_path):
 
 
 @pytest.mark.parametrize(("algorithm", "kind"), [("rejection", "demonstrations"), ("online_dpo", "pairs")])
-def test_a_round_learns_from_the_best_of_what_it_sampled(finished, uncut, algorithm, kind):
+def test_a_round_learns_from_the_best_of_what_it_sampled(finished, uncut, algorithm, kind, rows):
     place = uncut(algorithm) / "align"
     for number in (1, 2):
         written = rows(place / "rounds" / str(number) / "samples.jsonl")
@@ -156,7 +153,7 @@ def test_a_round_learns_from_the_best_of_what_it_sampled(finished, uncut, algori
         assert next(data, None) is None
 
 
-def test_a_cut_completion_is_kept_only_where_all_are_cut(finished, tmp_path):
+def test_a_cut_completion_is_kept_only_where_all_are_cut(finished, tmp_path, rows):
     settings = {**OWN["rejection"], "rounds": 1, "prompts": 26, "samples": 8, "keep": 1}
     place, _ = run(table(finished, "rejection", rejection=settings, shaping={"missing_eos_penalty": 1e3}), tmp_path)
     written = rows(place / "align/rounds/1/samples.jsonl")
@@ -170,7 +167,7 @@ def test_a_cut_completion_is_kept_only_where_all_are_cut(finished, tmp_path):
     assert mixed > 3
 
 
-def test_spin_prefers_demonstrations_and_measures_every_round(finished, uncut):
+def test_spin_prefers_demonstrations_and_measures_every_round(finished, uncut, rows):
     place = uncut("spin")
     demonstrations = {record.completion for record in read(finished.recipe.parent / "demonstrations.jsonl").records}
     pairs = read(place / "align/rounds/1/data.jsonl", "pairs").records
@@ -185,7 +182,7 @@ def test_spin_prefers_demonstrations_and_measures_every_round(finished, uncut):
         assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
-def test_every_prompt_comes_once_before_any_comes_again(uncut):
+def test_every_prompt_comes_once_before_any_comes_again(uncut, rows):
     asked = [
         row["prompt"] for number in "12" for row in rows(uncut("rejection") / f"align/rounds/{number}/samples.jsonl")
     ]
@@ -193,7 +190,7 @@ def test_every_prompt_comes_once_before_any_comes_again(uncut):
     assert len(set(prompts[:26])) == 26  # there are 26 prompts, and a round takes 20
 
 
-def test_a_prompt_that_comes_twice_in_a_round_gets_other_samples(finished, tmp_path):
+def test_a_prompt_that_comes_twice_in_a_round_gets_other_samples(finished, tmp_path, rows):
     settings = {**OWN["rejection"], "rounds": 1, "prompts": 52}
     place, _ = run(table(finished, "rejection", rejection=settings), tmp_path)
     written = rows(place / "align/rounds/1/samples.jsonl")
@@ -204,13 +201,13 @@ def test_a_prompt_that_comes_twice_in_a_round_gets_other_samples(finished, tmp_p
     assert any(len(set(found)) > 4 for found in by_prompt.values())
 
 
-def test_a_few_samples_of_every_round_and_of_the_end_are_kept(uncut):
+def test_a_few_samples_of_every_round_and_of_the_end_are_kept(uncut, rows):
     found = rows(uncut("rejection") / "align/samples.jsonl")
     assert [row["step"] for row in found] == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
     assert {"step", "prompt", "completion", "score", "scores", "kl", "finish"} == set(found[0])
 
 
-def test_the_summary_runs_from_the_first_policy_to_the_last(uncut):
+def test_the_summary_runs_from_the_first_policy_to_the_last(uncut, rows):
     place = uncut("rejection")
     figures, metrics = summary(place), rows(place / "align/metrics.jsonl")
     assert figures["rounds"] == 2 and figures["kl_initial"] == 0
@@ -221,7 +218,7 @@ def test_the_summary_runs_from_the_first_policy_to_the_last(uncut):
     assert last == final
 
 
-def test_more_rounds_go_on_from_the_last(finished, tmp_path, uncut):
+def test_more_rounds_go_on_from_the_last(finished, tmp_path, uncut, same):
     one = {**OWN["rejection"], "rounds": 1}
     run(table(finished, "rejection", rejection=one), tmp_path)
     place, said = run(table(finished, "rejection"), tmp_path)
@@ -284,7 +281,7 @@ def live():
 
 
 @pytest.mark.parametrize("algorithm", ["dpo", "kto", "rejection", "spin"])
-def test_killed_again_and_again_it_comes_to_the_same(finished, uncut, live, tmp_path, algorithm):
+def test_killed_again_and_again_it_comes_to_the_same(finished, uncut, live, tmp_path, algorithm, same):
     recipe = table(finished, algorithm)
     killed = 0
     for last in (23, 61, 48, 83, 54, 97, 60, 88, 76, 92, 67, 85, 120, 101, 110, 0):
@@ -299,7 +296,7 @@ def test_killed_again_and_again_it_comes_to_the_same(finished, uncut, live, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("last", range(5, 205, 10))
-def test_killed_at_any_operation_a_round_goes_on(finished, uncut, live, tmp_path, last):
+def test_killed_at_any_operation_a_round_goes_on(finished, uncut, live, tmp_path, last, same):
     recipe = table(finished, "rejection")
     assert live(recipe, tmp_path, last) in (-signal.SIGKILL, 0)
     assert live(recipe, tmp_path, 0) == 0

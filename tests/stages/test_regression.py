@@ -96,7 +96,12 @@ def test_the_likeliest_answers_are_judged(finished, again, palate_command, tmp_p
 
 @pytest.mark.parametrize(
     ("answers", "match"),
-    [(["12", "$7.00"], "number"), (["12", "seven"], "text"), (["work\n#### 1,200", "3/4"], "number")],
+    [
+        (["12", "$7.00"], "number"),
+        (["12", "seven"], "text"),
+        (["12", "Apollo 11"], "text"),
+        (["work\n#### 1,200", "3/4"], "number"),
+    ],
 )
 def test_answers_are_compared_as_numbers_where_all_of_them_are(tmp_path, answers, match):
     file = tmp_path / "questions.jsonl"

@@ -63,14 +63,6 @@ def aligned(recipe, root, watcher=Quiet):
     return place, said
 
 
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def timeless(path):
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows(path)]
-
-
 def figures(place):
     found = json.loads((place / "summary.json").read_text())
     return {name.removeprefix("align/"): value for name, value in found.items() if name.startswith("align/")}
@@ -84,11 +76,23 @@ def weights(place):
     return weight_hash(load_causal(place)[0])
 
 
-def same(one, other):
-    assert timeless(one / "align/metrics.jsonl") == timeless(other / "align/metrics.jsonl")
-    for name in ("points.jsonl", "samples.jsonl", "overoptimisation.json", "monitors.json", "model/model.safetensors"):
-        assert file_sha256(one / "align" / name) == file_sha256(other / "align" / name), name
-    assert figures(one) == figures(other)
+@pytest.fixture
+def same(timeless):
+    """`same(one, other)` asserts that two alignments are equal to the bit in all that is not time."""
+
+    def check(one, other):
+        assert timeless(one / "align/metrics.jsonl") == timeless(other / "align/metrics.jsonl")
+        for name in (
+            "points.jsonl",
+            "samples.jsonl",
+            "overoptimisation.json",
+            "monitors.json",
+            "model/model.safetensors",
+        ):
+            assert file_sha256(one / "align" / name) == file_sha256(other / "align" / name), name
+        assert figures(one) == figures(other)
+
+    return check
 
 
 @pytest.fixture
@@ -117,7 +121,7 @@ def stopped(finished, tmp_path_factory):
 # ---- stopped, and gone back
 
 
-def test_past_the_peak_the_stage_stops_and_goes_back_to_the_best_look(stopped):
+def test_past_the_peak_the_stage_stops_and_goes_back_to_the_best_look(stopped, rows):
     place, said, seen = stopped
     points, decision = rows(place / "align/points.jsonl"), report(place)["decision"]
     means = [row["heldout"] for row in points]
@@ -134,7 +138,7 @@ def test_past_the_peak_the_stage_stops_and_goes_back_to_the_best_look(stopped):
     assert f"align: went back to the model after iteration {best['step']}, the best by middling." in said
 
 
-def test_the_figures_are_those_of_the_model_taken(stopped):
+def test_the_figures_are_those_of_the_model_taken(stopped, rows):
     place, _, _ = stopped
     points, metrics, found = rows(place / "align/points.jsonl"), rows(place / "align/metrics.jsonl"), figures(place)
     best = max(points, key=lambda row: row["heldout"])
@@ -149,7 +153,7 @@ def test_the_figures_are_those_of_the_model_taken(stopped):
     assert found["iterations"] == len(metrics)
 
 
-def test_points_are_means_over_the_same_prompts(stopped):
+def test_points_are_means_over_the_same_prompts(stopped, rows):
     place, _, _ = stopped
     points = rows(place / "align/points.jsonl")
     assert points[0]["step"] == 0 and points[0]["kl"] == points[0]["d"] == 0
@@ -164,7 +168,7 @@ def test_points_are_means_over_the_same_prompts(stopped):
         assert row["judge"] == "middling" and row["heldout_se"] > 0
 
 
-def test_a_look_comes_whenever_the_root_of_kl_has_passed_another_step(stopped):
+def test_a_look_comes_whenever_the_root_of_kl_has_passed_another_step(stopped, rows):
     place, _, _ = stopped
     metrics = rows(place / "align/metrics.jsonl")
     reached, due = 0.0, [0]
@@ -176,13 +180,13 @@ def test_a_look_comes_whenever_the_root_of_kl_has_passed_another_step(stopped):
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_look_comes_after_so_many_iterations_however_little_the_policy_moved(finished, tmp_path):
+def test_a_look_comes_after_so_many_iterations_however_little_the_policy_moved(finished, tmp_path, rows):
     place, _ = aligned(table(finished, tmp_path, watch={"step": 100.0, "every": 5, "stop": False}), tmp_path)
     assert [row["step"] for row in rows(place / "align/points.jsonl")] == [0, 5, 10, 14]
 
 
 @pytest.mark.usefixtures("judged")
-def test_without_a_stop_the_last_model_is_taken_and_training_is_the_same(finished, stopped, tmp_path):
+def test_without_a_stop_the_last_model_is_taken_and_training_is_the_same(finished, stopped, tmp_path, rows, timeless):
     place, _ = aligned(table(finished, tmp_path, watch={"step": 0.1, "stop": False}), tmp_path)
     uncut, _, seen = stopped
     metrics, known = timeless(place / "align/metrics.jsonl"), timeless(uncut / "align/metrics.jsonl")
@@ -196,7 +200,7 @@ def test_without_a_stop_the_last_model_is_taken_and_training_is_the_same(finishe
     assert points[: len(seen)] == rows(uncut / "align/points.jsonl")
 
 
-def test_looks_leave_training_as_it_is(finished, stopped, tmp_path):
+def test_looks_leave_training_as_it_is(finished, stopped, tmp_path, rows, timeless):
     place, _ = aligned(table(finished, tmp_path, watch={"judge": "none"}), tmp_path)
     known = timeless(stopped[0] / "align/metrics.jsonl")
     assert timeless(place / "align/metrics.jsonl")[: len(known)] == known
@@ -208,7 +212,9 @@ def test_looks_leave_training_as_it_is(finished, stopped, tmp_path):
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_last_model_that_is_worse_is_not_taken_and_a_longer_run_goes_on_from_it(finished, stopped, tmp_path):
+def test_a_last_model_that_is_worse_is_not_taken_and_a_longer_run_goes_on_from_it(
+    finished, stopped, tmp_path, rows, same
+):
     uncut, _, seen = stopped
     best, worse = (report(uncut)["decision"]["best"], rows(uncut / "align/points.jsonl")[-2]["step"])
     place, said = aligned(table(finished, tmp_path, iterations=worse), tmp_path)
@@ -244,7 +250,7 @@ class Stopper(Quiet):
 
 
 @pytest.mark.usefixtures("judged")
-def test_an_interrupted_run_goes_on_to_the_bit(finished, stopped, tmp_path):
+def test_an_interrupted_run_goes_on_to_the_bit(finished, stopped, tmp_path, same):
     recipe = table(finished, tmp_path)
     while True:
         try:
@@ -256,7 +262,9 @@ def test_an_interrupted_run_goes_on_to_the_bit(finished, stopped, tmp_path):
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_stopped_run_stays_stopped_and_loses_nothing_on_its_last_steps(finished, stopped, tmp_path, monkeypatch):
+def test_a_stopped_run_stays_stopped_and_loses_nothing_on_its_last_steps(
+    finished, stopped, tmp_path, monkeypatch, same
+):
     def died(*_):
         raise KeyboardInterrupt
 
@@ -269,7 +277,7 @@ def test_a_stopped_run_stays_stopped_and_loses_nothing_on_its_last_steps(finishe
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_longer_run_does_not_remember_the_look_at_the_end(finished, tmp_path):
+def test_a_longer_run_does_not_remember_the_look_at_the_end(finished, tmp_path, rows, same):
     watch = {"step": 1.0, "stop": False}
     for root, lengths in (("grown", (2, 6)), ("whole", (6,))):
         (tmp_path / root).mkdir()
@@ -329,7 +337,7 @@ def live():
         yield live
 
 
-def test_killed_again_and_again_it_takes_the_same_model(finished, stopped, live, tmp_path):
+def test_killed_again_and_again_it_takes_the_same_model(finished, stopped, live, tmp_path, same):
     recipe = table(finished, tmp_path)
     killed = 0
     for last in (61, 83, 74, 97, 68, 110, 90, 121, 0):
@@ -344,7 +352,7 @@ def test_killed_again_and_again_it_takes_the_same_model(finished, stopped, live,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("last", range(10, 200, 4))
-def test_killed_at_any_operation_it_takes_the_same_model(finished, stopped, live, tmp_path, last):
+def test_killed_at_any_operation_it_takes_the_same_model(finished, stopped, live, tmp_path, last, same):
     recipe = table(finished, tmp_path)
     assert live(recipe, tmp_path, last) in (-signal.SIGKILL, 0)
     assert live(recipe, tmp_path, 0) == 0
@@ -354,7 +362,7 @@ def test_killed_at_any_operation_it_takes_the_same_model(finished, stopped, live
 # ---- the judge
 
 
-def test_on_ones_own_data_the_evaluations_reward_model_looks_on(finished):
+def test_on_ones_own_data_the_evaluations_reward_model_looks_on(finished, rows):
     points = rows(finished.run / "align/points.jsonl")
     assert {row["judge"] for row in points} == {"heldout-reward"}
     assert points[-1]["step"] == 4
@@ -377,7 +385,7 @@ def test_on_the_testbed_gold_looks_on_unless_it_is_the_reward(align, expected):
     assert (None if judge is None else judge.name) == expected
 
 
-def test_a_reward_model_of_another_place_looks_on(finished, tmp_path):
+def test_a_reward_model_of_another_place_looks_on(finished, tmp_path, rows):
     place = str(finished.run / "reward" / "model")
     path, _ = aligned(table(finished, tmp_path, iterations=1, watch={"judge": place}), tmp_path)
     assert {row["judge"] for row in rows(path / "align/points.jsonl")} == {"model"}

@@ -18,10 +18,12 @@ from palate.engine.files import encode_json, make_directory, write_atomic
 from palate.engine.interfaces import Onlooker
 from palate.engine.metrics import JsonLines
 from palate.recipe import Recipe, recipe_from
-from palate.report.lab import RESULTS, Column, Picture, Reading, values, write
+from palate.report.lab import RESULTS, Column, Picture, Reading, among, values, write
 from palate.report.lab import Experiment as Record
 from palate.settings import apply_overrides, load_toml
+from palate.stages import rounds
 from palate.stages.compare import copied
+from palate.stages.directory import RunDirectory
 from palate.stages.run import execute
 
 BASE = Path(__file__).parent / "base.toml"
@@ -39,6 +41,8 @@ QUICK = (
     "align.reference_samples=8",
     "align.watch.prompts=4",
     "evaluate.count=8",
+    "rounds.judgements=16",
+    "rounds.candidates=2",
 )
 
 # The evaluation of arms whose answers are to be counted right or wrong, without its own best-of-n.
@@ -79,6 +83,19 @@ class Bench:
             execute(recipe, watch=self.watch, say=self.say, root=self.place, only=stage, force=True)
         return target
 
+    def rounds(self, arm: str, settings: Sequence[str], first: Path) -> Path:
+        """Does an arm of several rounds, of which the finished run `first` is the first; returns its directory."""
+        name = f"{arm}-{self.seed}"
+        target = self.place / name
+        self.arms[arm] = tuple(settings)
+        if not (target / "rounds" / "1").exists():
+            RunDirectory.open(self.place, name=name, seed=self.seed, threads=1, command=()).close()
+            make_directory(target / "rounds")
+            copied(first, target / "rounds" / "1", "1")
+        return rounds.execute(
+            self._recipe(name, settings, ()), watch=self.watch, say=self.say, root=self.place, force=True
+        )
+
     def _recipe(self, name: str, settings: Sequence[str], without: Sequence[str]) -> Recipe:
         own = (f"run.name={name}", f"run.seed={self.seed}")
         table = apply_overrides(load_toml(BASE), [*own, *settings])
@@ -110,8 +127,12 @@ class Found:
         return values(self.readings, arm, name)
 
     def mean(self, arm: str, name: str) -> float:
-        """Its mean over seeds."""
+        """Its mean over the seeds that have it."""
         return fmean(self.all(arm, name))
+
+    def among(self, arm: str, name: str) -> str:
+        """In how many of the arm's seeds it is there, where it is not in all: 2 of 3 seeds."""
+        return among(self.readings, arm, name)
 
     def has(self, arm: str, name: str) -> bool:
         """Whether any seed has it."""

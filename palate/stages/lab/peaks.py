@@ -272,4 +272,7 @@ def _moved(found: Found, arms: Sequence[str], what: str) -> str:
 
 
 def _place(found: Found, arm: str) -> str:
-    return f"√KL = {number(found.mean(arm, 'peak'))}" if found.has(arm, "peak") else "beyond what was measured"
+    if not found.has(arm, "peak"):
+        return "beyond what was measured"
+    among = found.among(arm, "peak")
+    return f"√KL = {number(found.mean(arm, 'peak'))}{f' (in {among})' if among else ''}"

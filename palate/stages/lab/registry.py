@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from palate.errors import UsageError
 from palate.settings import did_you_mean
-from palate.stages.lab import anchoring, candidates, growth, hacking, leashes, objectives, peaks, pooling
+from palate.stages.lab import anchoring, asking, candidates, growth, hacking, leashes, objectives, peaks, pooling
 from palate.stages.lab.framework import Experiment
 
 EXPERIMENTS: Mapping[str, Callable[[], Experiment]] = {
@@ -18,6 +18,7 @@ EXPERIMENTS: Mapping[str, Callable[[], Experiment]] = {
     "length": growth.experiment,
     "sampling": candidates.experiment,
     "anchor": anchoring.experiment,
+    "rounds": asking.experiment,
 }
 
 
