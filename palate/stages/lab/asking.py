@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import gt
 from pathlib import Path
 
 from palate.report.lab import Column, Picture, Reading
@@ -105,17 +106,19 @@ def _fall(found: Found) -> str:
 
 
 def _return(found: Found) -> str:
-    """Which second rounds end above the first one's peak, seed by seed."""
+    """Which second rounds rise above the first one's peak, and which end there, seed by seed."""
+    arms = [f"{way}-{votes}" for way in WAYS for votes in BUDGETS]
+    rose, ended = (_above(found, arms, figure) for figure in ("gold_best", "gold"))
+    return (
+        f"Second rounds rose above the first one's peak on their way with every seed in {len(rose)} of {len(arms)} "
+        f"arms, and ended above it with every seed in {listed(ended) if ended else 'none'}."
+    )
+
+
+def _above(found: Found, arms: Sequence[str], figure: str) -> list[str]:
+    """The arms whose figure is above the first round's peak with every seed."""
     peaks = found.all("first", "gold_best")
-    above = {}
-    for way in WAYS:
-        for votes in BUDGETS:
-            ends = found.all(f"{way}-{votes}", "gold")
-            above[f"{way}-{votes}"] = sum(end > peak for end, peak in zip(ends, peaks, strict=True))
-    whole = [arm for arm, count in above.items() if count == len(peaks)]
-    if not whole:
-        return "No second round ended above the first one's peak with every seed."
-    return f"Above the first one's peak with every seed ended {listed(whole)}."
+    return [arm for arm in arms if all(map(gt, found.all(arm, figure), peaks))]
 
 
 def _worth(found: Found) -> str:
