@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from palate.engine.files import write_atomic
 from palate.errors import RunDirectoryError
-from palate.report.charts import panels
+from palate.report.charts import Interval, intervals
 from palate.report.content import report_of
-from palate.report.elements import absent, document, mark, section, table, with_interval
-from palate.report.reading import Run, Series, read
+from palate.report.elements import absent, document, figure, mark, section, table, with_interval
+from palate.report.reading import Run, read
 from palate.report.words import date, escaped, percent, percent_range, spoken, written
 
 ROUNDS = "rounds.json"
 
-# The figures of a round that stand in the table and, where they are of several rounds, in a chart.
+# The figures of a round that stand in the table; the shares among them are drawn with their intervals.
 FIGURES: Mapping[str, str] = {
     "align/win_rate": "Win rate against SFT",
     "align/gold_gain": "Gold gained over SFT, held-out prompts",
@@ -31,7 +31,7 @@ FIGURES: Mapping[str, str] = {
     "align/length_final": "Tokens an answer",
     "align/alarms": "Monitors that alarmed",
 }
-DRAWN = ("align/win_rate", "align/gold_final", "align/gold_gain", "reward/accuracy")
+DRAWN = ("align/win_rate", "reward/accuracy")
 
 
 class Voter(BaseModel):
@@ -215,17 +215,21 @@ def _verdicts(run: Run | None) -> str:
 
 
 def _charts(told: Sequence[Told]) -> str:
-    """A panel for each figure that two rounds or more have."""
+    """Each share that two rounds or more have, with its intervals, the last round first: a line between two points
+    would show a course where there is none."""
     charts = []
     for index, name in enumerate(DRAWN):
-        points = [(float(one.round), run.summary[name]) for one, run in told if run and name in run.summary]
-        if len(points) > 1:
-            xs, ys = zip(*points, strict=True)
-            curve = {FIGURES[name]: Series(xs, ys)}
-            charts.append(
-                panels(f"rounds-{index}", f"{FIGURES[name]} over rounds", curve, FIGURES[name], along="rounds")
+        rows = [
+            Interval(
+                f"Round {one.round}", run.summary[name], run.summary.get(f"{name}_low"), run.summary.get(f"{name}_high")
             )
-    return "\n".join(charts)
+            for one, run in reversed(told)
+            if run is not None and name in run.summary
+        ]
+        if len(rows) > 1:
+            chart = intervals(f"rounds-{index}", FIGURES[name], rows)
+            charts.append(figure(f"{FIGURES[name]}, 95% intervals", "the dashed line is a half", chart))
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
 
 
 def _asked(told: Sequence[Told]) -> str:
