@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 # What a recipe writes for the embedded world.
@@ -40,7 +41,14 @@ def _preferences(recipe: Mapping[str, Any], figures: Mapping[str, float]) -> Ite
         raters = figures.get("reward/raters")
         people = "" if raters is None else f", by {raters:,.0f} raters"
         what = "ratings" if _table(recipe, "reward").get("objective") == "regression" else "comparisons"
-        yield f"Preferences: {count}{what} from {where}{people}. Who judged them is not recorded in the files."
+        # Where rounds stand, a round's pairs name their votes (palate/stages/rounds.py writes them there).
+        parts = PurePath(where).parts
+        whose = (
+            "Each row names its rater and its votes."
+            if parts[-1:] == ("pairs.jsonl",) and parts[-3:-2] == ("rounds",)
+            else "Who judged them is not recorded in the files."
+        )
+        yield f"Preferences: {count}{what} from {where}{people}. {whose}"
     align = _table(recipe, "align")
     if align.get("data"):
         yield f"Alignment learnt from {_files(align['data'])} without a reward model."

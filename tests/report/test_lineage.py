@@ -34,6 +34,12 @@ def test_files_of_ones_own_are_named_and_raters_counted_where_known() -> None:
     assert ", by 3 raters." in lineage(recipe, {"reward/raters": 3.0})[0]
 
 
+def test_the_pairs_of_a_round_lead_back_to_their_votes() -> None:
+    told = [lineage({"reward": {"data": data}}, {})[0] for data in ("runs/a/rounds/2/pairs.jsonl", "mine/pairs.jsonl")]
+    assert told[0].endswith("Each row names its rater and its votes.")
+    assert told[1].endswith("Who judged them is not recorded in the files.")
+
+
 def test_ratings_are_not_called_comparisons() -> None:
     recipe = {"reward": {"data": "ratings.jsonl", "objective": "regression"}}
     assert lineage(recipe, FIGURES)[0].startswith("Preferences: 36,000 ratings from ratings.jsonl.")
