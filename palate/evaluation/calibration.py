@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from palate.engine.seeding import derive
-from palate.evaluation.preference import likeliest_gain, preference_accuracy, preference_loss
+from palate.evaluation.preference import effective_size, likeliest_gain, preference_accuracy, preference_loss
 from palate.evaluation.resampling import Floats
 
 # As many bins as Naeini et al. have, and in each enough pairs that its share is known to ± .14.
@@ -54,7 +54,10 @@ class Calibration:
 
 
 def calibration(
-    chosen: Sequence[float], rejected: Sequence[float], probabilities: Sequence[float] | None = None
+    chosen: Sequence[float],
+    rejected: Sequence[float],
+    probabilities: Sequence[float] | None = None,
+    prompts: Sequence[Hashable] | None = None,
 ) -> Calibration:
     """The reliability curve and its expected calibration error.
 
@@ -63,7 +66,9 @@ def calibration(
     Naeini et al., 2015, and Guo et al., 1706.04599, eq. 3, over bins of equal count instead of equal width: those of
     equal width are mostly empty, and their few pairs make the error larger than it is. It is never below 0, so a
     perfect judge shows `noise` on average, the mean deviation of a normal share in each bin. A pair whose sides score
-    alike says p = ½ and is half right. `probabilities` are those of each label, P(chosen ≻ rejected).
+    alike says p = ½ and is half right. `probabilities` are those of each label, P(chosen ≻ rejected). Where `prompts`
+    names each pair's prompt, each bin has the interval of as many independent pairs as its own are worth, and so much
+    more noise: its part is √(n_b/m_b) as large for n_b pairs that are worth m_b.
     """
     differences = np.subtract(chosen, rejected, dtype=np.float64)
     said = expit(np.abs(differences))
@@ -71,8 +76,10 @@ def calibration(
     bins: list[Bin] = []
     noise = 0.0
     for rows in _equal_bins(said):
-        bins.append(_bin(differences[rows], said[rows], None if true is None else true[rows]))
-        noise += float(np.sqrt(2 / np.pi * (said[rows] * (1 - said[rows])).sum()))
+        of_rows = None if prompts is None else [prompts[row] for row in rows]
+        bins.append(_bin(differences[rows], said[rows], None if true is None else true[rows], of_rows))
+        worth = len(rows) if of_rows is None else effective_size(_right(differences[rows]), of_rows, few=False)
+        noise += float(np.sqrt(2 / np.pi * (said[rows] * (1 - said[rows])).sum() * len(rows) / worth))
     count = max(len(said), 1)
     return Calibration(
         error=sum(one.pairs * abs(one.predicted - one.observed) for one in bins) / count,
@@ -116,7 +123,12 @@ def _equal_bins(said: Floats) -> list[NDArray[np.int64]]:
     return [rows for rows in np.array_split(np.argsort(said, kind="stable"), count) if len(rows)]
 
 
-def _bin(differences: Floats, said: Floats, true: Floats | None) -> Bin:
-    right = preference_accuracy(differences.tolist(), [0.0] * len(differences))
+def _right(differences: Floats) -> Floats:
+    """1 for a pair that is ordered rightly, ½ for one whose sides score alike, else 0."""
+    return np.sign(differences) / 2 + 0.5
+
+
+def _bin(differences: Floats, said: Floats, true: Floats | None, prompts: Sequence[Hashable] | None) -> Bin:
+    right = preference_accuracy(differences.tolist(), [0.0] * len(differences), prompts)
     truth = None if true is None else float(true.mean())
     return Bin(float(said.mean()), right.estimate, right.low, right.high, right.pairs, truth)

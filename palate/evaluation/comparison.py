@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+import numpy as np
+
+from palate.evaluation.preference import ROUNDING, effective_size
 from palate.evaluation.resampling import bootstrap_interval
 from palate.ops import wilson_interval
 
@@ -53,19 +58,25 @@ def compare(before: float, after: float) -> Outcome:
 def win_rate(outcomes: Iterable[Outcome], prompts: Sequence[Hashable] | None = None) -> WinRate:
     """The share of wins with ties as half of one, and Wilson's (1927) interval of it.
 
-    Where `prompts` names the prompt of each outcome, those of one prompt are averaged first, and prompts are counted;
-    such averages vary less than single outcomes, so Wilson's interval is then, if anything, too wide. Exchanging the
-    two sides gives 1 − the estimate: a judge that scores single answers has no first place to prefer. Raises ValueError
+    Where `prompts` names the prompt of each outcome, each prompt weighs as much as another, and the interval is that of
+    as many independent outcomes as they are worth (`effective_size`), and of one a prompt at least. Exchanging the two
+    sides gives 1 − the estimate: a judge that scores single answers has no first place to prefer. Raises ValueError
     when there is no outcome.
     """
     counted = list(outcomes)
     if not counted:
         raise ValueError("A win rate needs at least one comparison, and none was given.")
-    wins, ties = counted.count("win"), counted.count("tie")
-    means = by_prompt(counted, prompts)
-    single = len(means) == len(counted)
-    low, high = wilson_interval(sum(means), len(means), ties=ties if single else 0)
-    return WinRate(fmean(means), low, high, wins, ties, len(counted) - wins - ties)
+    total, wins, ties = len(counted), counted.count("win"), counted.count("tie")
+    asked = list(range(total) if prompts is None else prompts)
+    of_prompt, times = len(set(asked)), Counter(asked)
+    weights = np.array([total / of_prompt / times[prompt] for prompt in asked])
+    points, tied = np.array([POINTS[outcome] for outcome in counted]), np.array([one == "tie" for one in counted])
+    alike = math.floor(weights @ tied + ROUNDING)
+    won = float(np.clip(weights @ points, alike / 2, total - alike / 2))  # which rounding may put it beyond
+    effective = max(of_prompt, effective_size(points, asked, weights))  # an average varies no more than one outcome
+    low, high = wilson_interval(won, total, ties=alike, effective=effective)
+    estimate = fmean(by_prompt(counted, asked))
+    return WinRate(estimate, min(low, estimate), max(high, estimate), wins, ties, total - wins - ties)
 
 
 def win_rate_bootstrap(outcomes: Iterable[Outcome], prompts: Sequence[Hashable] | None = None) -> tuple[float, float]:

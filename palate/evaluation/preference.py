@@ -47,7 +47,12 @@ def preference_accuracy(
     return Accuracy(total / max(len(points), 1), low, high, len(points))
 
 
-def effective_size(points: Sequence[float] | NDArray[np.float64], groups: Sequence[Hashable]) -> float:
+def effective_size(
+    points: Sequence[float] | NDArray[np.float64],
+    groups: Sequence[Hashable],
+    weights: NDArray[np.float64] | None = None,
+    few: bool = True,
+) -> float:
     """How many independent numbers n of them are worth of which some share a group (a prompt): between 1 and n.
 
     m = n·s²/(G/(G − 1)·Σ_g (Σ_{i∈g} (xᵢ − x̄))²/n)·(z/t)²,  s² = Σ (xᵢ − x̄)²/n
@@ -56,21 +61,23 @@ def effective_size(points: Sequence[float] | NDArray[np.float64], groups: Sequen
     ratio) over that of independent numbers: Rao and Scott, 1992, Biometrics 48(2), for shares. (z/t)², the normal
     quantile over Student's with G − 1 degrees of freedom, allows for the variance being known from G groups alone: Korn
     and Graubard, 1998, Survey Methodology 24(2). G where no number differs from another: nothing then tells what the
-    rows of a group add. n where every row is a group of its own.
+    rows of a group add. n where every row is a group of its own. With `weights`, whose mean is 1, sums and means above
+    are weighted ones; without `few` the last factor is left out, as for what is no interval.
     """
     numbers, index = np.asarray(points, dtype=np.float64), places(groups)
     count, sizes = len(numbers), np.bincount(index)
     if len(sizes) == count or count == 0:
         return float(count)
-    apart = numbers - numbers.mean()
-    within = float((apart**2).sum())
-    between = float((np.bincount(index, weights=apart) ** 2).sum())
+    share = np.ones(count) if weights is None else weights
+    apart = numbers - float((share * numbers).mean())
+    within = float((share * apart**2).sum())
+    between = float((np.bincount(index, weights=share * apart) ** 2).sum())
     if len(sizes) == 1 or within <= ROUNDING * count:
         return float(len(sizes))
     freedom = len(sizes) - 1
     design = between / within * len(sizes) / freedom
-    few = float(norm.ppf(0.975) / t.ppf(0.975, freedom)) ** 2
-    return float(np.clip(count / max(design, ROUNDING) * few, 1.0, count))
+    allowed = float(norm.ppf(0.975) / t.ppf(0.975, freedom)) ** 2 if few else 1.0
+    return float(np.clip(count / max(design, ROUNDING) * allowed, 1.0, count))
 
 
 def likeliest_gain(chosen: Sequence[float], rejected: Sequence[float]) -> float:

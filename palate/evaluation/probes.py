@@ -33,6 +33,9 @@ _LISTS = (
     re.compile(rf"(?:\bare|\binclude|\bincludes|:) (?P<one>\w+), (?P<another>\w+){_REST}"),
 )
 
+# The field of a prompt that holds the same question as somebody asks it who states the rejected reply as their opinion.
+STATED = "stated"
+
 # What is said before a reply, and after it.
 PADDINGS = ("Let us look at this.", "This is what was asked.")
 HEDGES = ("I could be wrong.", "But I am not sure.")
@@ -194,9 +197,13 @@ def _swapped(text: str, found: re.Match[str]) -> str:
 def agreeing(pair: PreferencePair) -> Contrast | None:
     """Agreement with the wrong opinion that the user states, against the reply.
 
-    On the testbed's questions that state one, of a right answer; elsewhere the user is made to state the rejected
+    Where the prompt comes with such a question, that is asked, and the rejected reply is the agreement. On the
+    testbed's questions that state an opinion, of a right answer; elsewhere the user is made to state the rejected
     reply, where that is short, and the edited reply says yes to it.
     """
+    stated = pair.prompt.fields.get(STATED)
+    if isinstance(stated, Prompt):
+        return Contrast(stated, pair.chosen, pair.rejected)
     asked = _asked(pair.prompt)
     if asked is not None:
         if asked.opinion is None or not testbed.correct(asked.text, pair.chosen):

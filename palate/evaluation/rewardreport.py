@@ -174,8 +174,8 @@ def reward_report(
         accuracy=accuracy,
         length_accuracy=max(longer, 1 - longer),  # a judge of length alone may also prefer the shorter
         ceiling=ceiling,
-        before=calibration(as_trained[0], as_trained[1], probabilities),
-        after=None if scaled is None else calibration(*scaled, probabilities),
+        before=calibration(as_trained[0], as_trained[1], probabilities, prompts),
+        after=None if scaled is None else calibration(*scaled, probabilities, prompts),
         margins=margins(chosen, rejected),
         by_margin=by_margin(chosen, rejected, prompts),
         slices=slices(pairs, chosen, rejected),

@@ -59,13 +59,24 @@ def finding(run: Run) -> Finding:
     """The verdict: first what went wrong, then what is missing, and only then who won."""
     found = _ended(run)
     if found is None and run.results is None:
-        done = ", ".join(name for name in run.manifest.stages) or "none"
-        grounds = f"Stages done: {done}. Nothing can be said about the aligned model before it is evaluated."
-        found = Finding("open", "There is no verdict yet: this run has not been evaluated.", (grounds,))
+        found = _unevaluated(run)
     if found is None and run.results is not None:
         found = _judged(run, run.results)
     assert found is not None
     return _forced(run, found)
+
+
+def _unevaluated(run: Run) -> Finding:
+    """What is to be said where there are no results."""
+    if "evaluate" in run.manifest.stages:
+        grounds = (
+            "The evaluation is done, but evaluate/results.json is missing or damaged. Restore it from a copy, or do "
+            "the run again with --fresh."
+        )
+        return Finding("open", "There is no verdict: the evaluation's results cannot be read.", (grounds,))
+    done = ", ".join(run.manifest.stages) or "none"
+    grounds = f"Stages done: {done}. Nothing can be said about the aligned model before it is evaluated."
+    return Finding("open", "There is no verdict yet: this run has not been evaluated.", (grounds,))
 
 
 def _ended(run: Run) -> Finding | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -301,13 +302,18 @@ def read(directory: Path) -> Run:
     """Reads a run directory, whatever stages it holds; without a readable `run.json` it is none of ours."""
     try:
         manifest = TypeAdapter(Manifest).validate_json((directory / "run.json").read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+    except OSError as error:
         raise RunDirectoryError(
-            f"{directory} cannot be reported on: its run.json could not be read ({reason}). "
-            "A run directory is what `palate run` or `palate demo` writes; give the path of one."
+            f"{directory} is no run: it has no run.json that could be read ({error.strerror or error}). A run "
+            "directory is what `palate run` or `palate demo` writes; give the path of one."
         ) from error
-    notes: list[str] = []
+    except ValidationError as error:
+        raise RunDirectoryError(
+            f"{directory} cannot be read: its run.json is damaged ({_first_line(error)}). Palate writes that file "
+            "whole or not at all, so something else has changed it. Restore it from a copy, or do the run again with "
+            "--fresh."
+        ) from error
+    notes = list(_missing(directory, manifest))
     results = _record(directory / "evaluate" / "results.json", Results, notes)
     summary = _record(directory / "summary.json", dict[str, Any], notes) or {}
     comparisons = _records(directory / "evaluate" / "comparisons.jsonl", Comparison, "comparisons", notes)
@@ -327,13 +333,28 @@ def read(directory: Path) -> Run:
     )
 
 
+# What a stage leaves that is done, whatever its method.
+_LEFT: Mapping[str, tuple[str, ...]] = {
+    "reward": ("reward/report.json",),
+    "evaluate": ("evaluate/results.json", "evaluate/comparisons.jsonl"),
+}
+
+
+def _missing(directory: Path, manifest: Manifest) -> Iterator[str]:
+    """A note on each file that a finished stage must have left and that is not there."""
+    done = [name for name, stage in manifest.stages.items() if stage.status == "done"]
+    for file in (*(["summary.json"] if done else []), *(file for stage in done for file in _LEFT.get(stage, ()))):
+        if not (directory / file).is_file():
+            yield f"{file} is missing: what it told is left out."
+
+
 def _record(path: Path, kind: type[Record], notes: list[str]) -> Record | None:
     if not path.is_file():
         return None
     try:
         value = json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
         return TypeAdapter(kind).validate_python(value)
-    except ValueError as error:  # ValidationError is one
+    except (ValueError, RecursionError) as error:  # ValidationError is a ValueError
         notes.append(f"{path.parent.name}/{path.name} could not be read: {_first_line(error)}")
         return None
 
@@ -370,7 +391,7 @@ def _rows(path: Path, notes: list[str]) -> Rows:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             unreadable += number < len(lines)
             continue
         if isinstance(row, dict):
@@ -389,7 +410,10 @@ def _finite(written: str) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that a float can hold, which not every integer of a JSON file is."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def _first_line(error: Exception) -> str:

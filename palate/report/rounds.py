@@ -110,10 +110,19 @@ Told = tuple[Round, Run | None]
 
 
 def last_round(directory: Path) -> Path:
-    """The directory of the last round that has begun; the directory itself where it is that of a single run."""
+    """The directory of the last round that has begun; the directory itself where it is that of a single run.
+
+    Raises RunDirectoryError where `rounds.json` is no such.
+    """
     if not (directory / ROUNDS).is_file():
         return directory
-    known = Rounds.model_validate_json((directory / ROUNDS).read_bytes()).rounds
+    try:
+        known = Rounds.model_validate_json((directory / ROUNDS).read_bytes()).rounds
+    except ValidationError as error:
+        raise RunDirectoryError(
+            f"{directory} has a {ROUNDS} that could not be read ({error.errors(include_url=False)[0]['msg']}), so "
+            "which round is the last is not known. Give the directory of one round."
+        ) from error
     begun = [directory / one.directory for one in known if (directory / one.directory / "run.json").is_file()]
     return begun[-1] if begun else directory
 

@@ -729,9 +729,16 @@ def _unexplained(chart: Chart, named: Sequence[Diagnosis]) -> Iterator[Diagnosis
 
 
 def told(place: Path, diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
-    """The diagnoses in lines for the terminal: the likeliest in full, and what it explains or leaves open by name."""
+    """The diagnoses in lines for the terminal: the likeliest in full, and what it explains or leaves open by name.
+
+    Then what could not be asked: that nothing is found in it says nothing.
+    """
+    unasked = list(not_asked(read(last_round(place))))
     if not diagnoses:
-        yield f"{place}: no stage is found at fault."
+        yield f"{place}: no stage is found at fault{' in what could be asked' if unasked else ''}."
+        if unasked:
+            yield ""
+            yield from _listed("Not asked", unasked)
         return
     first, *others = diagnoses
     yield f"{place}: the likeliest cause is in {first.stage}: {first.cause}."
@@ -743,6 +750,23 @@ def told(place: Path, diagnoses: Sequence[Diagnosis]) -> Iterator[str]:
             "Found as well, and perhaps its consequence",
             [f"{one.stage}: {one.cause}. {one.evidence[0]}" for one in others],
         )
+    yield from _listed("Not asked", unasked)
+
+
+# Files of a run that no rule reads.
+_UNREAD = ("evaluate/", "reward/report.json")
+
+
+def not_asked(run: Run) -> Iterator[str]:
+    """What the rules had no answer from: stages that are not done, and files that are missing or damaged."""
+    for name, stage in run.manifest.stages.items():
+        if stage.status == "running":
+            yield f"{name}: it has begun and not ended; ask again when it has."
+        elif stage.status == "stopped":
+            yield f"{name}: it was interrupted; `palate run` goes on with it."
+        elif stage.status == "done" and not checks(name, run.summary):
+            yield f"{name}: summary.json has none of its figures."
+    yield from (note for note in run.notes if not note.startswith(_UNREAD))
 
 
 def _listed(heading: str, lines: Sequence[str]) -> Iterator[str]:

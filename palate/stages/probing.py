@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palate import testbed
 from palate.data.layout import completions as right_padded
+from palate.data.reading import read_rows, stop_at
 from palate.data.recognition import read
 from palate.engine.files import encode_json, write_atomic
 from palate.engine.interfaces import Completions
@@ -34,9 +35,11 @@ from palate.evaluation import (
     reward_report,
     votes_of,
 )
+from palate.evaluation.sycophancy import opinion_pair, states_opinions
 from palate.models import load_reward_model
 from palate.records import Demonstration, PreferencePair, Prompt
 from palate.rewards import ModelReward
+from palate.rewards.checking import finite
 from palate.stages.material import evenly
 
 # How many replies each probe edits, answers are mismatched, training pairs are scored again: their intervals are then
@@ -57,7 +60,8 @@ Row = tuple[Prompt, str]
 
 
 def columns(reward: ModelReward, rows: Sequence[Row]) -> Tensor:
-    """The scores of each head for every (prompt, completion), [N, K], in double precision."""
+    """The scores of each head for every (prompt, completion), [N, K], in double precision; RewardError where one is not
+    finite."""
     device = reward.model.head.device
     scores = []
     for start in range(0, len(rows), BATCH):
@@ -65,7 +69,9 @@ def columns(reward: ModelReward, rows: Sequence[Row]) -> Tensor:
         ids, mask = right_padded([reward.chat.encode_completion(text) for text in texts], reward.chat.pad_id)
         prompt_ids = tuple(tuple(reward.chat.encode_prompt(prompt)) for prompt in prompts)
         seen = Completions(prompts, prompt_ids, ids.to(device), mask.to(device), texts)
-        scores.append(reward.columns(seen).double().cpu())
+        found = reward.columns(seen)
+        finite(reward.name, found.mean(dim=1), seen)
+        scores.append(found.double().cpu())
     return torch.cat(scores) if scores else torch.zeros(0, 1, dtype=torch.float64)
 
 
@@ -213,10 +219,11 @@ def probe(
     seed: int = 0,
 ) -> tuple[RewardReport | AnswerReport, list[str]]:
     """The report on a reward-model directory, and what was left out: by the pairs of a file, by its demonstrations
-    (probes alone), or by the testbed's held-out pairs.
+    (probes alone), or by the testbed's held-out pairs. A file of questions asked plainly and with a wrong answer
+    suggested makes pairs of the plain ones, and the probe of opinions of the others.
 
     `ensemble` names other reward models, whose agreement with it is told. Raises DataError for a file that holds
-    neither pairs nor demonstrations, and where nothing fits the model's context.
+    none of these, and where nothing fits the model's context.
     """
     reward = _loaded(model)
     said: list[str] = []
@@ -245,6 +252,9 @@ def _loaded(model: str | Path) -> ModelReward:
 
 def _read(file: str | Path, on_bad: Literal["stop", "skip"], said: list[str]) -> Sequence[Any]:
     """The pairs of a file, or else its demonstrations."""
+    _, first = next(read_rows(file, lambda line, reason: None), (0, {}))
+    if states_opinions(first):
+        return _opinions(file, on_bad, said)
     data = read(file, on_bad=on_bad)
     served = {data.mapping.kind, *data.mapping.also}
     kind = "pairs" if "pairs" in served else "demonstrations"
@@ -261,6 +271,28 @@ def _read(file: str | Path, on_bad: Literal["stop", "skip"], said: list[str]) ->
     if data.dropped_equal:
         said.append(f"{data.dropped_equal} rows that prefer nothing left out.")
     return data.records
+
+
+def _opinions(file: str | Path, on_bad: Literal["stop", "skip"], said: list[str]) -> list[PreferencePair]:
+    """The pairs of a file of questions that are asked plainly, and with a wrong answer suggested."""
+    bad: list[tuple[int, str]] = []
+    hear = stop_at(file) if on_bad == "stop" else lambda line, reason: bad.append((line, reason))
+    pairs = []
+    for line, row in read_rows(file, hear):
+        try:
+            pairs.append(opinion_pair(row))
+        except ValueError as error:
+            hear(line, str(error))
+    if bad:
+        said.append(f"{len(bad)} bad rows left out; the first is line {bad[0][0]}: {bad[0][1]}")
+    if not pairs:
+        raise DataError(f"no row is left: {len(bad)} are bad. Give a file with at least one good row.", file)
+    said.append(
+        f"{len(pairs)} questions whose right and wrong answers are known. The accuracy is that of the plain questions; "
+        "the probe “opinion” asks with the wrong answer suggested, and says how often that one then scores higher. "
+        "What is more than was wrong on the plain ones is the opinion's doing."
+    )
+    return pairs
 
 
 def _fitting(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from palate.collect.annotators import above, annotators, below, outside
+from palate.collect.annotators import _gathered, above, annotators, below, outside
 from palate.collect.enough import fit, learning_curve
 from palate.collect.judgements import (
     Candidate,
@@ -167,6 +167,64 @@ def test_one_rater_by_hand():
     assert ada.alarms == ben.alarms == ()
 
 
+def test_nobody_has_judged():
+    assert annotators([pair("q")], []) == () and quality([], []).annotators == ()
+
+
+def test_what_tells_nothing_of_a_rater_is_not_counted():
+    even = pair("q", "as long", "as this")
+    rated = Item(Prompt.of("q"), (Candidate("a"),), "rating")
+    told = [vote(even, "Ada", 1), *(vote(rated, rater, Scores({"tone": 2.0})) for rater in ("Ada", "Ben"))]
+    ada, _ = annotators([even, rated], told)
+    assert ada.longer is None  # no reply is the longer one
+    assert ada.others is None  # to give the same number is another thing than to say the same
+    gold = pair("g", expected=Preference(1))
+    ada, _ = annotators([gold], [vote(gold, "Ada", 1), vote(gold, "Ben", 1)])
+    assert ada.gold is not None and ada.others is None  # whose answer is known tells more of a rater than others do
+
+
+def test_who_is_between_two_others_sides_with_nobody():
+    item = pair("q")
+    told = [vote(item, rater, degree) for rater, degree in (("Ada", 1), ("Ben", 1), ("Cem", -1))]
+    seen = _gathered([item], told)
+    assert seen["Ada"].others == [0.5] and seen["Ada"].sided == []
+    assert seen["Cem"].others == [0.0] and seen["Cem"].sided == [0.0]
+
+
+def test_a_repeated_pair_as_it_stood():
+    """Texts in the same order: the answer is not turned round."""
+    item = pair("q")
+    told = [vote(item, "Ada", 2), vote(pair("q", repeats=item.id), "Ada", 1)]
+    (ada,) = annotators([item, pair("q", repeats=item.id)], told)
+    assert ada.consistency is not None and ada.consistency.estimate == 1.0
+
+
+def alarms_beside(others, own=40, *, degrees=(1, -1), seconds=(1.0, 1.0), own_ties=0.0):
+    """The alarms of Ada, who judges `own` pairs beside Ben's `others` on other pairs; the second reply is longer."""
+    told, items = [], []
+    for rater, count, towards, time in (("Ada", own, degrees[0], seconds[0]), ("Ben", others, degrees[1], seconds[1])):
+        for row in range(count):
+            item = pair(f"{rater}{row}", "short", "a longer reply")
+            tie = rater == "Ada" and row < own_ties * own
+            items.append(item)
+            told.append(vote(item, rater, 0 if tie else towards, shown=(row % 2, 1 - row % 2), seconds=time))
+    return annotators(items, told)[0].alarms
+
+
+def test_few_answers_of_others_are_no_measure():
+    assert alarms_beside(19) == () and "prefers the longer reply" in alarms_beside(20)[0]
+    slow = {"degrees": (1, 1), "seconds": (1.0, 100.0)}
+    assert alarms_beside(19, **slow) == () and "takes 1.0 s" in alarms_beside(20, **slow)[0]
+
+
+def test_what_is_within_the_bound_is_no_alarm_however_many_cases_there_are():
+    same = (1, 1)
+    assert alarms_beside(400, 400, degrees=same, seconds=(11.0, 30.0)) == ()  # a third of 30 is 10
+    assert "takes 9.0 s" in alarms_beside(400, 400, degrees=same, seconds=(9.0, 30.0))[0]
+    assert alarms_beside(400, 400, degrees=same, own_ties=0.19) == ()  # 20 points more than none
+    assert "ties 30%" in alarms_beside(400, 400, degrees=same, own_ties=0.3)[0]
+
+
 def test_a_repeated_ranking_in_another_order():
     first = Item(Prompt.of("q"), tuple(map(Candidate, "abc")), "ranking")
     again = Item(Prompt.of("q"), tuple(map(Candidate, "cab")), "ranking", repeats=first.id)
@@ -234,6 +292,7 @@ def test_tests_of_shares_by_hand():
         2 * 0.6**3
     )
     assert outside([1, 0], 0.5, 0.6) == 1.0
+    assert below([0, 0], -0.1) == above([1, 1], 1.1) == 1.0  # no share is beyond such a bound
 
 
 # ---- blind comparison
@@ -257,7 +316,8 @@ def test_the_result_by_hand():
     # Ben makes q2 a half: 1, 1, ½, ½, 1 over five prompts.
     assert (found.a, found.b, found.wins_a, found.wins_b, found.ties, found.skipped) == ("A", "B", 1, 4, 1, 1)
     assert (found.prompts, found.win_rate) == (5, 0.8)
-    assert (found.planned_low, found.planned_high) == wilson_interval(4.0, 5)
+    # Six votes, of which the tie weighs 6/5, hence one at least; they are worth the five prompts.
+    assert (found.planned_low, found.planned_high) == wilson_interval(4.8, 6, ties=1, effective=5)
     assert (found.low, found.high) == (0.0, 1.0) and not found.decided
     reach = math.sqrt((100 / 4 + 50 / (2 * math.log(20) + math.log(1 + 2 * math.log(20)))) *
                       math.log((25 + 6.30012) / (6.30012 * 0.0025))) / 100  # fmt: skip

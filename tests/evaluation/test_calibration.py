@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from palate.evaluation import likeliest_gain
 from palate.evaluation.calibration import calibration, cross_fitted
@@ -105,3 +106,24 @@ def test_a_judge_of_noise_that_is_fitted_and_judged_on_the_same_pairs_looks_bett
         assert scaled is not None
         across.append(of(np.subtract(*scaled)).loss)
     assert np.mean(within) < math.log(2) < np.mean(across)
+
+
+def test_pairs_of_one_prompt_make_more_noise_and_wider_bins():
+    """Ten copies of each of 60 pairs are worth 60: a perfect judge shows the error of 60, and is told so."""
+    random = np.random.default_rng(0)
+    errors, told, naive = [], [], []
+    for _ in range(40):
+        sure = random.normal(0, 1.5, 60)
+        right = random.random(60) < expit(sure)
+        chosen = np.repeat(np.where(right, sure, -sure), 10)
+        prompts = np.repeat(np.arange(60), 10).tolist()
+        known, unknown = (calibration(chosen.tolist(), [0.0] * 600, prompts=one) for one in (prompts, None))
+        errors.append(known.error)
+        told.append(known.noise)
+        naive.append(unknown.noise)
+        assert known.error == unknown.error
+        assert all(
+            one.high - one.low > other.high - other.low for one, other in zip(known.bins, unknown.bins, strict=True)
+        )
+    assert np.mean(told) == pytest.approx(np.mean(errors), rel=0.2)
+    assert np.mean(naive) < np.mean(errors) / 2

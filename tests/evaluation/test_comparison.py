@@ -35,7 +35,8 @@ def test_answers_to_one_prompt_are_averaged_first():
     outcomes: list[Outcome] = ["win", "loss", "win", "loss", "win"]
     rate = win_rate(outcomes, ["a", "a", "a", "a", "b"])
     assert rate.estimate == 0.75
-    assert (rate.low, rate.high) == wilson_interval(1.5, 2)
+    # By their design effect, 3, times (1.96/12.71)² for so few prompts, they are worth less than the two that they are.
+    assert (rate.low, rate.high) == wilson_interval(3.75, 5, effective=2)
     assert (rate.wins, rate.ties, rate.losses) == (3, 0, 2)
     # Drawing prompts again gives ½ and ½, ½ and 1, or 1 and 1: the interval spans them all.
     assert win_rate_bootstrap(outcomes, ["a", "a", "a", "a", "b"]) == (0.5, 1.0)
@@ -76,9 +77,35 @@ def test_the_intervals_hold_the_truth_in_95_of_100_cases(win, tie, samples):
         rate = win_rate(outcomes, rows)
         for index, (low, high) in enumerate(((rate.low, rate.high), win_rate_bootstrap(outcomes, rows))):
             held[index] += low <= win + tie / 2 <= high
-    # Wilson's counts prompts, and takes no notice of how much less an average of answers varies.
-    assert 0.92 <= held[0] / simulations <= (0.98 if samples == 1 else 1)
-    assert 0.92 <= held[1] / simulations <= 0.98
+    assert all(0.92 <= share / simulations <= 0.98 for share in held)
+
+
+def test_more_answers_a_prompt_are_worth_what_they_add():
+    """Four independent answers a prompt are nearly four prompts; four that are all alike are one."""
+    random = np.random.default_rng(1)
+    rows = np.repeat(np.arange(100), 4).tolist()
+    names: list[Outcome] = ["win", "loss"]
+
+    def width(outcomes: list[Outcome], prompts: list[int]) -> float:
+        rate = win_rate(outcomes, prompts)
+        return rate.high - rate.low
+
+    once: list[Outcome] = [names[code] for code in (random.random(100) > 0.5) * 1]
+    apart: list[Outcome] = [names[code] for code in (random.random(400) > 0.5) * 1]
+    alike: list[Outcome] = [one for one in once for _ in range(4)]
+    alone = width(once, list(range(100)))
+    assert width(apart, rows) == pytest.approx(alone / 2, rel=0.15)
+    assert width(alike, rows) == pytest.approx(alone, rel=0.03)
+
+
+@pytest.mark.parametrize("prompts", [3, 7, 49, 93, 107])
+@pytest.mark.parametrize("outcome", ["win", "tie", "loss"])
+def test_rounding_puts_no_rate_beyond_its_bounds(prompts: int, outcome: Outcome):
+    """One prompt of many is answered three times, so that weights are no round numbers."""
+    outcomes: list[Outcome] = [outcome] * (prompts + 2)
+    rate = win_rate(outcomes, [*range(prompts), 0, 0])
+    assert rate.estimate == pytest.approx({"win": 1.0, "tie": 0.5, "loss": 0.0}[outcome])
+    assert 0 <= rate.low <= rate.estimate <= rate.high <= 1
 
 
 def test_all_ties_are_one_half():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from palate.errors import RunDirectoryError
+from palate.report.findings import finding
 from palate.report.reading import Series, read
 
 MakeRun = Callable[..., Path]
@@ -35,12 +36,48 @@ def test_a_run_json_alone_is_enough(tmp_path: Path) -> None:
     assert (run.recipe, run.summary, run.notes) == ("", {}, ())
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"stages": {"sft": {"status": "dancing"}}}'])
-def test_without_a_readable_run_json_the_error_says_what_to_give(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "run.json").write_text(content)
-    with pytest.raises(RunDirectoryError, match=r"run\.json could not be read .* give the path of one"):
+def test_without_a_run_json_the_error_says_what_to_give(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(RunDirectoryError, match=r"is no run: it has no run\.json .* give the path of one"):
+            read(place)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"stages": {"sft": {"status": "dancing"}}}'])
+def test_with_a_damaged_run_json_the_error_says_how_to_mend_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunDirectoryError, match=r"its run\.json is damaged .* with --fresh"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", ["summary.json", "reward/report.json", "evaluate/results.json", "evaluate/comparisons.jsonl"]
+)
+def test_what_a_finished_stage_must_have_left_and_is_gone_is_noted(make_run: MakeRun, file: str) -> None:
+    directory = make_run()
+    (directory / file).unlink(missing_ok=True)
+    assert f"{file} is missing: what it told is left out." in read(directory).notes
+
+
+def test_lost_results_are_not_called_an_evaluation_that_was_never_done(make_run: MakeRun) -> None:
+    directory = make_run()
+    (directory / "evaluate" / "results.json").unlink()
+    found = finding(read(directory))
+    assert found.headline == "There is no verdict: the evaluation's results cannot be read."
+    assert found.tone == "open" and "--fresh" in found.grounds[0]
+
+
+def test_numbers_and_nesting_beyond_all_measure_are_left_out(make_run: MakeRun) -> None:
+    directory = make_run()
+    metrics, summary = directory / "align" / "metrics.jsonl", directory / "summary.json"
+    whole = metrics.read_text()
+    metrics.write_text('{"step": 1, "score/mean": 1' + "0" * 400 + "}\n" + '{"a":' * 100_000 + "\n" + whole)
+    run = read(directory)
+    assert run.series("align", "score/mean").y == read(make_run()).series("align", "score/mean").y
+    assert run.notes[-1] == "1 lines of align/metrics.jsonl are not JSON and were left out."
+    summary.write_text('{"reward/accuracy": 1' + "0" * 400 + ', "align/kl_final": 2}')
+    assert read(directory).summary == {"align/kl_final": 2.0}
+    summary.write_text("[" * 100_000)
+    assert read(directory).summary == {}
 
 
 def test_a_torn_last_line_is_forgiven_and_a_broken_one_inside_is_noted(make_run: MakeRun) -> None:

@@ -248,9 +248,9 @@ def test_less_than_enough_evidence_names_nobody(tmp_path, changes):
 
 def test_a_healthy_run_is_healthy_whatever_part_of_it_is_there(tmp_path):
     place = tmp_path / "run"
-    assert examine(directory(place)) == ()
     for stage in ("sft/", "reward/", "align/"):
         assert examine(directory(place, without=(stage,))) == ()
+    assert examine(directory(place, **interval("align/win_rate", 0.8))) == ()
     assert list(told(place, ())) == [f"{place}: no stage is found at fault."]
 
 
@@ -387,8 +387,36 @@ def test_unreadable_parts_accuse_nobody(tmp_path):
 
 
 def test_something_else_is_no_run(tmp_path):
-    with pytest.raises(RunDirectoryError, match="could not be read"):
+    with pytest.raises(RunDirectoryError, match="is no run"):
         examine(tmp_path)
+
+
+def test_what_could_not_be_asked_is_no_clean_bill(tmp_path):
+    place = directory(tmp_path / "run")
+    (place / "summary.json").unlink()
+    lines = list(told(place, examine(place)))
+    assert lines[0] == f"{place}: no stage is found at fault in what could be asked."
+    assert lines[1:3] == ["", "Not asked:"]
+    assert "  - summary.json is missing: what it told is left out." in lines
+    assert "  - sft: summary.json has none of its figures." in lines
+
+
+@pytest.mark.parametrize(("status", "words"), [("running", "begun and not ended"), ("stopped", "was interrupted")])
+def test_a_stage_that_has_not_ended_is_said_to_be_unasked(tmp_path, status, words):
+    place = directory(tmp_path / "run")
+    manifest = json.loads((place / "run.json").read_text())
+    manifest["stages"]["align"]["status"] = status
+    (place / "run.json").write_text(json.dumps(manifest))
+    lines = list(told(place, examine(place)))
+    assert "in what could be asked" in lines[0]
+    assert any(line.startswith("  - align: ") and words in line for line in lines)
+
+
+def test_a_damaged_list_of_rounds_is_an_error_that_names_it(tmp_path):
+    place = directory(tmp_path / "run")
+    (place / "rounds.json").write_text('{"rounds": [')
+    with pytest.raises(RunDirectoryError, match=r"rounds\.json that could not be read"):
+        examine(place)
 
 
 def test_the_likeliest_cause_is_told_in_full_and_others_by_name(tmp_path):

@@ -274,8 +274,8 @@ def test_the_report_is_a_function_of_the_run_directory(finished, palate_command,
         ),
         (("score", "{run}/sft/model", "--input", "{data}/pairs.jsonl"), "not a reward model"),
         (("data", "inspect", "nowhere.jsonl"), "nowhere.jsonl: there is no such file"),
-        (("report", "{data}"), "cannot be reported on"),
-        (("report", "{data}/nowhere"), "cannot be reported on"),
+        (("report", "{data}"), "is no run: it has no run.json"),
+        (("report", "{data}/nowhere"), "is no run: it has no run.json"),
     ],
 )
 def test_what_cannot_be_answered_is_refused(finished, tiny_recipe, palate_command, tmp_path, arguments, said):
