@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -33,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 from palate.data.chat import ChatFormat, chat_format, stop_id
 from palate.errors import ModelError
 from palate.models.causal import CausalLM
-from palate.models.heads import RewardModel
+from palate.models.heads import Pooling, RewardModel
 
 SIDECAR = "palate.json"
 MEAN_HEAD = "palate_mean_head"
@@ -97,8 +98,8 @@ def load_reward_model(
 ) -> tuple[RewardModel, ChatFormat, PreTrainedTokenizerBase]:
     """A reward model that `save_reward_model` wrote, or any sequence classifier with one label.
 
-    Raises ModelError as `load_causal` does, and where the source is a plain language model or the tokenizer
-    has changed.
+    Raises ModelError as `load_causal` does, and where the source is a plain language model, the tokenizer has changed,
+    or what Palate wrote beside the weights is not whole.
     """
     source = _checked(source)
     config = _config(source)
@@ -106,7 +107,7 @@ def load_reward_model(
     tokenizer = _tokenizer(source)
     if sidecar.get("pooling", "last") == "mean":
         trunk = _weights(AutoModel, source, config, dtype)
-        head = load_file(Path(source) / MEAN_HEAD_FILE)[MEAN_HEAD].to(trunk.dtype)
+        head = _mean_head(trunk, source, sidecar)
     else:
         _refuse_non_classifiers(source, config, sidecar)
         classifier = _weights(AutoModelForSequenceClassification, source, config, dtype)
@@ -346,8 +347,48 @@ def _name_special_ids(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBa
 
 
 def _sidecar(source: str) -> dict[str, Any]:
+    """What stands beside a reward model that Palate saved; nothing beside those of others."""
     path = Path(source) / SIDECAR
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        said = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(_unreadable(source, SIDECAR, error)) from error
+    if not _is_sidecar(said):
+        raise ModelError(
+            f"{path} holds {str(said)[:200]}. It says how the scores beside it are made: pooling is last or mean, bias "
+            "a finite number or a list of one for each head, attributes a name for each of these. Restore the file, or "
+            "save the reward model again."
+        )
+    return said
+
+
+def _is_sidecar(said: Any) -> bool:
+    if not isinstance(said, dict) or said.get("pooling", "last") not in get_args(Pooling):
+        return False
+    bias, attributes = said.get("bias", 0.0), said.get("attributes", [])
+    biases = bias if isinstance(bias, list) else [bias]
+    numbers = bool(biases) and all(type(one) in (int, float) and math.isfinite(one) for one in biases)
+    named = isinstance(attributes, list) and all(isinstance(one, str) for one in attributes)
+    return numbers and named and (not attributes or (isinstance(bias, list) and len(attributes) == len(bias)))
+
+
+def _mean_head(trunk: PreTrainedModel, source: str, sidecar: Mapping[str, Any]) -> Tensor:
+    """The head of a mean-pooled model; ModelError where the file is not that one tensor, in the shape it must have."""
+    try:
+        held = load_file(Path(source) / MEAN_HEAD_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(_unreadable(source, MEAN_HEAD_FILE, error)) from error
+    bias, width = sidecar.get("bias", 0.0), trunk.config.hidden_size
+    wanted = (len(bias), width) if isinstance(bias, list) else (width,)
+    found = {name: tuple(tensor.shape) for name, tensor in held.items()}
+    if found != {MEAN_HEAD: wanted}:
+        raise ModelError(
+            f"{source}/{MEAN_HEAD_FILE} holds {found}. It must hold {MEAN_HEAD} of shape {wanted} and nothing else, or "
+            "the scores would be those of another model. Restore the file, or save the reward model again."
+        )
+    return held[MEAN_HEAD].to(trunk.dtype)
 
 
 def _unreadable(source: str, part: str, error: Exception) -> str:

@@ -322,6 +322,54 @@ def test_several_labels_are_no_score(scratch, tmp_path):
         load_reward_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (None, "cannot be read"),
+        (b"no safetensors", "cannot be read"),
+        ({}, "must hold palate_mean_head of shape"),
+        ({"head": (32,)}, "must hold palate_mean_head of shape"),
+        ({"palate_mean_head": (32,), "bias": (1,)}, "must hold palate_mean_head of shape"),
+        ({"palate_mean_head": (31,)}, r"holds .*\(31,\).* of shape \(32,\)"),
+        ({"palate_mean_head": (2, 32)}, r"of shape \(32,\)"),
+    ],
+)
+def test_a_mean_head_that_is_not_that_one_tensor_is_refused(scratch, tmp_path, held, message):
+    save_reward_model(reward_model(scratch, "mean"), scratch[2], tmp_path)
+    place = tmp_path / "palate_mean_head.safetensors"
+    place.unlink()
+    if isinstance(held, bytes):
+        place.write_bytes(held)
+    elif held is not None:
+        save_file({name: torch.zeros(shape) for name, shape in held.items()}, place)
+    with pytest.raises(ModelError, match=message):
+        load_reward_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(
+            "{",
+            "\xff",
+            "[]",
+            '{"pooling": "max"}',
+            '{"bias": "0"}',
+            '{"bias": null}',
+            '{"bias": NaN}',
+            '{"bias": true}',
+        ),
+        *('{"bias": []}', '{"bias": [0.0, "x"]}', '{"attributes": ["honesty"]}', '{"attributes": "honesty"}'),
+        '{"bias": [0.0], "attributes": ["honesty", "helpfulness"]}',
+    ],
+)
+def test_a_sidecar_that_cannot_be_meant_is_refused(scratch, tmp_path, said):
+    save_reward_model(reward_model(scratch), scratch[2], tmp_path)
+    (tmp_path / "palate.json").write_text(said, encoding="latin-1")
+    with pytest.raises(ModelError, match=r"palate\.json"):
+        load_reward_model(tmp_path)
+
+
 def test_changed_tokenizer_is_found_out(scratch, tmp_path):
     save_reward_model(reward_model(scratch), scratch[2], tmp_path)
     template = (tmp_path / "chat_template.jinja").read_text()
