@@ -61,7 +61,7 @@ class Demonstration:
 class PreferencePair:
     """Two replies to one prompt, of which `chosen` was preferred; `margin` says by how much, where that is known.
 
-    `weight` is how much a reward model makes of it beside the others: 2 is the pair twice, 0 not at all. Raises
+    `weight` is how much is made of it beside the others: 2 is the pair twice, 0 not at all. Raises
     `DataError` for one that is below 0 or not finite.
     """
 

@@ -85,7 +85,8 @@ class PairMethod(Protocol):
 
 @dataclass(frozen=True)
 class Contrast:
-    """The objective of a method that compares the two sides of a pair."""
+    """The objective of a method that compares the two sides of a pair. Of pairs with weights, Σ wᵢ·lossᵢ / Σ wᵢ: one
+    of weight 2 is that pair twice."""
 
     chat: ChatFormat
     method: PairMethod
@@ -96,8 +97,8 @@ class Contrast:
         return self.method.needs_reference
 
     def example(self, record: PreferencePair) -> Example:
-        """Both sides behind the same prompt ids, each closed with EOS."""
-        return encoded(self.chat, record, record.chosen, record.rejected)
+        """Both sides behind the same prompt ids, each closed with EOS; the label is the pair's weight."""
+        return encoded(self.chat, record, record.chosen, record.rejected, labels=(record.weight,))
 
     def evaluate(self, model: LanguageModel, batch: Batch) -> Evaluated:
         """A loss a pair, with sums of accuracy (ties half), margin, log-probabilities and, where there is a reference,
@@ -106,14 +107,15 @@ class Contrast:
         reference = references(batch, sums) if self.needs_reference else torch.zeros_like(sums)
         sides = Sides(sums, means, reference)
         strengths = self.method.strengths(sides).detach()
-        figures = lead(strengths[:, 0], strengths[:, 1]) | _both("logprobs", sums)
+        weight = sums.new_tensor([self.count(example) for example in batch.examples])
+        figures = lead(strengths[:, 0], strengths[:, 1], weight) | _both("logprobs", sums, weight)
         if self.needs_reference:
-            figures |= _both("rewards", strengths)
-        return Evaluated(self.method.losses(sides), len(batch.examples), figures)
+            figures |= _both("rewards", strengths, weight)
+        return Evaluated(weight * self.method.losses(sides), sum(map(self.count, batch.examples)), figures)
 
-    def count(self, example: Example) -> int:
-        """One loss a pair."""
-        return 1
+    def count(self, example: Example) -> float:
+        """The weight of a pair; 1 of one that came without, as those do that the policy wrote."""
+        return example.labels[0] if example.labels else 1.0
 
 
 @dataclass(frozen=True)
@@ -400,6 +402,6 @@ def _shuffled(prompt: tuple[int, ...]) -> tuple[bytes, tuple[int, ...]]:
     return hashlib.blake2b(repr(prompt).encode(), digest_size=8).digest(), prompt
 
 
-def _both(name: str, numbers: Tensor) -> dict[str, float]:
-    chosen, rejected = numbers.detach().sum(dim=0).tolist()
+def _both(name: str, numbers: Tensor, weight: Tensor) -> dict[str, float]:
+    chosen, rejected = (weight.unsqueeze(1) * numbers.detach()).sum(dim=0).tolist()
     return {f"{name}/chosen": chosen, f"{name}/rejected": rejected}

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from palate.data.rows import Kind, Record
+from palate.data.rows import Kind, Record, RowError
 from palate.records import Demonstration, Feedback, Message, PreferencePair, Prompt, Ranking, Rating
 
 Rejected = Literal["random", "worst"]
@@ -41,7 +41,8 @@ def converted(found: Sequence[Record], kind: Kind, rejected: Rejected) -> list[R
     """One row's records as `kind`, a key of `SERVES` of their own; none where the row prefers nothing.
 
     A row prefers nothing where its replies are equal, and, once two are wanted, where all of them tie. The pair
-    of a ranking is its best reply, the first of those that tie, against the worst or a random other one.
+    of a ranking is its best reply, the first of those that tie, against the worst or a random other one. RowError for a
+    pair whose weight the kind has no place for.
     """
     last = found[-1]
     if isinstance(last, PreferencePair | Ranking):
@@ -63,6 +64,8 @@ def _all_equal(record: PreferencePair | Ranking) -> bool:
 def _compared(record: PreferencePair | Ranking, kind: Kind, rejected: Rejected) -> list[Record]:
     if kind == "prompts":
         return [record.prompt]
+    if kind in ("rankings", "feedback") and isinstance(record, PreferencePair):
+        _must_weigh_one(record, kind)
     if kind == "rankings":
         return [record if isinstance(record, Ranking) else _two_ranked(record)]
     pair = best_pair(record, rejected) if isinstance(record, Ranking) else record
@@ -73,6 +76,15 @@ def _compared(record: PreferencePair | Ranking, kind: Kind, rejected: Rejected) 
     if kind == "feedback":
         return [Feedback(pair.prompt, pair.chosen, True), Feedback(pair.prompt, pair.rejected, False)]
     return [pair]
+
+
+def _must_weigh_one(pair: PreferencePair, kind: Kind) -> None:
+    """Raises RowError for a weight that would be lost: rankings and single judgements count alike."""
+    if pair.weight != 1:
+        raise RowError(
+            f"'weight' is {pair.weight:g}, and pairs are read as {kind} here, of which each counts alike. Remove the "
+            "column, or learn from pairs (of direct methods: dpo, ipo, hinge, simpo, orpo)."
+        )
 
 
 def ranked(ratings: Sequence[Rating], attributes: Sequence[str]) -> list[Ranking]:

@@ -101,7 +101,8 @@ def response_ranking(row: Row) -> list[Record]:
     """Objects with a text and its rank."""
     responses = _objects(row.values["responses"], "responses")
     ranks = [response.get("rank") for response in responses]
-    return [_ranking(_prompt(row), _field(responses, "responses", "text"), ranks)]
+    prompt = row.prompt(conversation(row.values["prompt"], "prompt"), **_models(responses))
+    return [_ranking(prompt, _field(responses, "responses", "text"), ranks)]
 
 
 def response_ratings(row: Row) -> list[Record]:
@@ -112,7 +113,7 @@ def response_ratings(row: Row) -> list[Record]:
         {name: value for name, value in response.items() if name != "rank" and is_number(value)}
         for response in responses
     ]
-    return [_rating(_prompt(row), text, "text", given) for text, given in zip(texts, scores, strict=True)]
+    return _rated(row, conversation(row.values["prompt"], "prompt"), responses, texts, scores)
 
 
 def ultrafeedback_ranking(row: Row) -> list[Record]:
@@ -122,20 +123,20 @@ def ultrafeedback_ranking(row: Row) -> list[Record]:
     """
     completions = _objects(row.values["completions"], "completions")
     scores = [_ultrafeedback_score(completion, number) for number, completion in enumerate(completions, 1)]
-    prompt = row.prompt(question(text_of(row.values["instruction"], "instruction")))
+    prompt = row.prompt(question(text_of(row.values["instruction"], "instruction")), **_models(completions))
     responses = _field(completions, "completions", "response")
     return [_ranking(prompt, responses, [-score for score in scores])]
 
 
 def ultrafeedback_ratings(row: Row) -> list[Record]:
-    """Each response with its aspects' ratings and the overall score."""
+    """Each response with its aspects' ratings, the fine-grained score and the overall one."""
     completions = _objects(row.values["completions"], "completions")
-    prompt = row.prompt(question(text_of(row.values["instruction"], "instruction")))
-    responses = _field(completions, "completions", "response")
-    return [
-        _rating(prompt, response, "response", {**_aspects(completion), "overall": completion.get("overall_score")})
-        for response, completion in zip(responses, completions, strict=True)
+    messages = question(text_of(row.values["instruction"], "instruction"))
+    scores = [
+        {**_aspects(one), "fine-grained": one.get("fine-grained_score"), "overall": one.get("overall_score")}
+        for one in completions
     ]
+    return _rated(row, messages, completions, _field(completions, "completions", "response"), scores)
 
 
 def _ultrafeedback_score(completion: Mapping[str, Any], number: int) -> float:
@@ -197,6 +198,30 @@ def _ranking(prompt: Prompt, completions: tuple[str, ...], order: Sequence[Any])
             raise RowError(f"the rank of reply {number} is {rank!r}, and must be a number.")
     places = {value: place for place, value in enumerate(sorted(set(order)))}
     return Ranking(prompt, completions, tuple(places[value] for value in order))
+
+
+def _rated(
+    row: Row,
+    messages: tuple[Message, ...],
+    objects: Sequence[Mapping[str, Any]],
+    texts: Sequence[str],
+    scores: Sequence[Mapping[str, Any]],
+) -> list[Record]:
+    """The replies that anybody scored, each with its model in the prompt's field `model`, where that is named."""
+    found: list[Record] = []
+    for one, text, given in zip(objects, texts, scores, strict=True):
+        model = {"model": one["model"]} if isinstance(one.get("model"), str) else {}
+        if any(score is not None for score in given.values()):
+            found.append(_rating(row.prompt(messages, **model), text, "text", given))
+    if not found:
+        raise RowError("no reply has a score.")
+    return found
+
+
+def _models(objects: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The models of several replies as the prompt's field `models`, where any is named; "" for one that is not."""
+    names = [one["model"] if isinstance(one.get("model"), str) else "" for one in objects]
+    return {"models": names} if any(names) else {}
 
 
 def _replies(values: Iterable[Any], name: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from palate.stages.context import Context, Outcome
 from palate.stages.judges import sampled
 from palate.stages.material import Loaded, fitting, load_policy, stage_records
 from palate.stages.measuring import closing_figures, judged_rows, onlookers, reference_of, sample_rows, told, unmoved
-from palate.stages.reward import fits
+from palate.stages.reward import counted, fits
 from palate.stages.saving import save_whole
 
 
@@ -26,7 +26,7 @@ def run(context: Context) -> Outcome:
     method = context.align.method
     policy, reference = load_policy(context), reference_of(context)
     objective = method.objective(policy.chat)
-    records = stage_records(context, "align")[: context.align.rows]
+    records = counted(context, "align", stage_records(context, "align")[: context.align.rows])
     read = fitting(context, "align", examples_of(objective, records), records, policy.model.context)
     prompts = [prompt for prompt in dict.fromkeys(record.prompt for record in records) if fits(policy, prompt)]
     limit, pad_id = method.loop.micro_tokens, policy.chat.pad_id

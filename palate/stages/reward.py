@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class Trained:
 def run(context: Context) -> Outcome:
     """Trains, calibrates and saves `reward/model` (and `reward/judge/model` where the evaluation needs one), measures,
     and writes `reward/report.json`."""
-    train, judged, heldout = divided(context, counted(context, stage_records(context, "reward")))
+    train, judged, heldout = divided(context, counted(context, "reward", stage_records(context, "reward")))
     concerns = data_concerns([*train, *judged], heldout) if "reward" in context.data else []
     rated(context, train)
     unseen, heldout = heldout, comparable(context, heldout)
@@ -134,14 +135,14 @@ def _of_this_world(context: Context) -> bool:
     return context.reward.data == TESTBED and context.reward.heldout is None
 
 
-def counted(context: Context, records: Sequence[Judged]) -> Sequence[Judged]:
-    """The rows without the pairs of weight 0; DataError where nothing is left."""
+def counted(context: Context, section: str, records: Sequence[Any]) -> Sequence[Any]:
+    """A section's rows without the pairs of weight 0; DataError where nothing is left."""
     kept = [record for record in records if not (isinstance(record, PreferencePair) and record.weight == 0)]
     if not kept:
         raise DataError(
             "all pairs have the weight 0, which is that of a pair that is not there. Give those a weight above 0 that "
-            "the reward model is to learn from.",
-            *place_of(context, "reward", records[0])[:1],
+            "is to be learnt from.",
+            *place_of(context, section, records[0])[:1],
         )
     return kept
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from palate.algorithms.direct import DIRECT, DPO, IPO, KTO, mismatched, with_reference
 from palate.algorithms.objectives import Example, examples_of
-from palate.algorithms.supervised import SupervisedLoop, Supervision, collate, held_out
+from palate.algorithms.supervised import Means, Reader, SupervisedLoop, Supervision, collate, held_out
 from palate.engine.checkpoint import Checkpoints
 from palate.engine.metrics import JsonLines
 from palate.engine.optimiser import Optimiser
@@ -242,6 +242,94 @@ def test_a_shared_prompt_is_read_once():
     _, _, examples = prepared("dpo")
     batch = collate(examples[:1], pad_id=0, packing=True)
     assert batch.layout.total == len(examples[0].prompt) + sum(map(len, examples[0].completions))
+
+
+# ---- weights
+
+
+def weighed(name, weights, **cut):
+    """Loss, gradients and mean figures of one step over the first pairs with these weights."""
+    model, objective, _ = prepared(name)
+    records = [replace(PAIRS[row], weight=weight) for row, weight in weights]
+    examples = with_reference(
+        objective, examples_of(objective, records), language_model(seed=1)[0], limit=200, pad_id=0
+    )
+    reader = Reader(model, cut.get("micro_tokens", 10_000), 0)
+    count, means = sum(map(objective.count, examples)), Means()
+    for batch in reader.batches(examples):
+        found = objective.evaluate(model, batch)
+        (found.losses.sum() / count).backward()
+        means.add(found)
+    return means.figures(), {name: one.grad for name, one in model.named_parameters()}
+
+
+def assert_alike(one, other, close=1e-10):
+    assert one[0] == pytest.approx(other[0], abs=close)
+    for name, gradient in one[1].items():
+        torch.testing.assert_close(gradient, other[1][name], atol=close, rtol=0)
+
+
+COMPARED = [name for name, method in METHODS.items() if method.data == "pairs"]
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_the_loss_is_the_weighted_mean_of_the_pairs_own(name):
+    """(0.5·l₀ + 3·l₁ + 1·l₂)/4.5, and so is every figure."""
+    alone = [weighed(name, [(row, 1.0)])[0] for row in range(3)]
+    figures, _ = weighed(name, [(0, 0.5), (1, 3.0), (2, 1.0)])
+    assert figures == pytest.approx(
+        {one: (0.5 * alone[0][one] + 3 * alone[1][one] + alone[2][one]) / 4.5 for one in figures}, abs=1e-10
+    )
+    assert len({round(one["loss"], 6) for one in alone}) == 3  # else any weights would do
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_weight_of_two_is_the_pair_twice_and_none_is_the_pair_away(name):
+    twice = weighed(name, [(0, 2.0), (1, 1.0)])
+    assert_alike(twice, weighed(name, [(0, 1.0), (0, 1.0), (1, 1.0)]))
+    assert_alike(weighed(name, [(0, 0.0), (1, 1.0), (2, 0.5)]), weighed(name, [(1, 1.0), (2, 0.5)]))
+    with pytest.raises(AssertionError):
+        assert_alike(twice, weighed(name, [(0, 1.0), (1, 1.0)]))
+
+
+@pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.parametrize("weight", [0.25, 8.0])
+def test_equal_weights_change_no_bit(name, weight):
+    one, plain = (weighed(name, [(row, given) for row in range(5)]) for given in (weight, 1.0))
+    assert one[0] == plain[0]
+    assert all(torch.equal(gradient, plain[1][name]) for name, gradient in one[1].items())
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_weights_in_micro_batches_share_one_denominator(name):
+    """Parts that weigh less than 1 are no whole ones: pair by pair, or all at once, the gradient is the same."""
+    weights = [(0, 0.2), (1, 0.3), (2, 5.0), (3, 0.01)]
+    assert_alike(weighed(name, weights, micro_tokens=1), weighed(name, weights))
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_the_gradient_of_weighted_pairs_is_that_of_finite_differences(name):
+    weights = [(0, 0.5), (1, 3.0), (2, 1.0)]
+    _, gradients = weighed(name, weights)
+    _, objective, _ = prepared(name)
+    parameter = max(gradients, key=lambda one: float(gradients[one].abs().max()))
+    place = int(gradients[parameter].abs().argmax())
+    examples = examples_of(objective, [replace(PAIRS[row], weight=weight) for row, weight in weights])
+    examples = with_reference(objective, examples, language_model(seed=1)[0], limit=200, pad_id=0)
+    losses = []
+    for step in (1e-5, -1e-5):
+        model, _ = language_model()
+        with torch.no_grad():
+            dict(model.named_parameters())[parameter].view(-1)[place] += step
+        losses.append(evaluated(model, objective, examples)["loss"])
+    slope = (losses[0] - losses[1]) / 2e-5
+    assert slope == pytest.approx(float(gradients[parameter].view(-1)[place]), rel=1e-5)
+
+
+def test_pairs_that_came_without_a_weight_count_alike():
+    model, objective, examples = prepared("dpo")
+    bare = [replace(one, labels=()) for one in examples]
+    assert evaluated(model, objective, bare) == evaluated(model, objective, examples)
 
 
 # ---- KTO's mismatched completions

@@ -141,6 +141,32 @@ def test_ultrafeedback_also_gives_ratings(tmp_path: Path) -> None:
         Rating(question(), "a", {"aspect 0": 5.0, "overall": 9.0}),
         Rating(question(), "b", {"aspect 0": 1.0, "aspect 1": 2.0}),
     )
+    fine = ultrafeedback(completion("a", **{"fine-grained_score": 4.5}), completion("b", ["1"]))
+    assert read(written(tmp_path, fine), "ratings").records == (
+        Rating(question(), "a", {"fine-grained": 4.5}),
+        Rating(question(), "b", {"aspect 0": 1.0}),
+    )
+
+
+def test_the_models_behind_replies_travel_with_the_prompt(tmp_path: Path) -> None:
+    first, second = (completion(text, ["5"], model=f"m-{text}") for text in "ab")  # pyright: ignore[reportArgumentType]
+    del second["model"]
+    for row in (
+        ultrafeedback(first, second) | {"models": ["another", "order"]},
+        {"prompt": "Q", "responses": [{"text": "a", "rank": 1, "score": 5, "model": "m-a"}, {"text": "b", "rank": 1}]},
+    ):
+        (ranking,) = read(written(tmp_path, row)).records
+        assert ranking.prompt.fields == {"models": ["m-a", ""]}
+        rating = read(written(tmp_path, row), "ratings").records[0]
+        assert rating.completion == "a" and rating.prompt.fields["model"] == "m-a"
+
+
+def test_a_reply_without_any_score_is_no_rating(tmp_path: Path) -> None:
+    row = {"prompt": "Q", "responses": [{"text": "a", "rank": 1, "score": 0.5}, {"text": "b", "rank": 2}]}
+    assert [one.completion for one in read(written(tmp_path, row), "ratings").records] == ["a"]
+    del row["responses"][0]["score"]
+    with pytest.raises(DataError, match="no reply has a score"):
+        read(written(tmp_path, row), "ratings")
 
 
 def test_ranked_responses_also_give_their_scores(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_four_ranked_answers() -> None:
     assert data.records[0].ranks == (2, 1, 0, 3)
     assert data.records[0].completions[3].endswith("are Tom Hanks, Meryl Streep, and Christopher Walken.")
     assert sum(len(set(ranking.ranks)) < 4 for ranking in data.records) == 573
-    assert set(data.records[0].prompt.fields) == {"source", "group", "judge"}
+    assert set(data.records[0].prompt.fields) == {"source", "group", "judge", "models"}
 
 
 def test_four_ranked_answers_serve_as_pairs_and_ratings() -> None:

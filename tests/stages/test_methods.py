@@ -1,5 +1,6 @@
 """Alignment off the online loop: direct methods, and methods that make their own data, killed and gone on with."""
 
+import itertools
 import json
 import math
 import multiprocessing
@@ -11,7 +12,7 @@ from palate.algorithms.direct import DIRECT
 from palate.algorithms.makers import MAKERS, best
 from palate.data.recognition import read
 from palate.engine.files import file_sha256
-from palate.errors import RecipeError
+from palate.errors import DataError, RecipeError
 from palate.models import load_causal, weight_hash
 from palate.recipe import recipe_from
 from palate.stages.calls import Quiet
@@ -128,6 +129,40 @@ def test_a_longer_direct_run_goes_on(finished, tmp_path, same):
     assert "  align: to go on with, for longer than it was." in said
     whole, _ = run(long, tmp_path / "whole")
     same(place, whole)
+
+
+def weighed(finished, place, weights, **changes):
+    """A recipe of DPO on the pairs with these weights, one after the other and over again."""
+    pairs = [json.loads(line) for line in (finished.recipe.parent / "pairs.jsonl").read_text().splitlines()]
+    given = zip(pairs, itertools.cycle(weights), strict=False)
+    place.write_text("".join(json.dumps(pair | {"weight": weight}) + "\n" for pair, weight in given))
+    return table(finished, "dpo", data=str(place), **changes)
+
+
+def test_pairs_of_no_weight_are_not_there_and_the_others_count_by_theirs(finished, tmp_path, rows):
+    place, _ = run(weighed(finished, tmp_path / "pairs.jsonl", (3.0, 0.0)), tmp_path / "runs")
+    kept = [line for line in (tmp_path / "pairs.jsonl").read_text().splitlines() if json.loads(line)["weight"]]
+    (tmp_path / "kept.jsonl").write_text("\n".join(kept).replace("3.0", "1.0"))
+    other, _ = run(table(finished, "dpo", data=str(tmp_path / "kept.jsonl")), tmp_path / "other")
+    assert weight_hash(load_causal(place / "align/model")[0]) == weight_hash(load_causal(other / "align/model")[0])
+    assert summary(place)["examples"] == len(kept)
+    mixed, _ = run(weighed(finished, tmp_path / "mixed.jsonl", (3.0, 0.5)), tmp_path / "mixed")
+    plain, _ = run(weighed(finished, tmp_path / "plain.jsonl", (1.0, 1.0)), tmp_path / "plain")
+    first, second = (rows(one / "align/metrics.jsonl") for one in (mixed, plain))
+    assert len(first) == len(second) and first[-1]["margin"] != second[-1]["margin"]
+
+
+def test_pairs_of_no_weight_alone_are_refused(finished, tmp_path):
+    with pytest.raises(DataError, match="all pairs have the weight 0"):
+        run(weighed(finished, tmp_path / "pairs.jsonl", (0.0,)), tmp_path / "runs")
+
+
+def test_kto_refuses_pairs_whose_weight_it_would_lose(finished, tmp_path):
+    recipe = weighed(finished, tmp_path / "pairs.jsonl", (1.0, 0.5))
+    recipe["align"] = {name: value for name, value in recipe["align"].items() if name != "dpo"} | {"algorithm": "kto"}
+    with pytest.raises(DataError, match=r"line 2: 'weight' is 0\.5, and pairs are read as feedback") as refused:
+        run(recipe, tmp_path / "runs")
+    assert "Remove the column" in str(refused.value)
 
 
 # ---- methods that make their own data
