@@ -48,10 +48,11 @@ class Judging:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a call did and what the judge is worth so far: its figures over all that it judged in the store."""
+    """What a call did and what the judge is worth so far: its figures over all that it judged in the store. It was not
+    vetted where nothing is there for it to judge."""
 
     rater: str
-    vetting: Vetting
+    vetting: Vetting | None
     figures: Figures
     people: WithPeople
     contest: Contest | None
@@ -73,7 +74,8 @@ def cache_beside(store: Path) -> Path:
 def judge(path: Path, endpoint: Endpoint, judging: Judging, *, watch: Watch, say: Say) -> Judged:
     """Lets a judge answer the pairs of a store that wait for it, each stored as soon as it is there.
 
-    Raises StageStopped where the judge fails on controls, unless `judging.force`.
+    Raises StageStopped where the judge fails on controls, unless `judging.force`. Where nothing is there for it to
+    judge, that is said, and not even controls are asked and paid for.
     """
     with Store(path) as store, Client(endpoint, cache_beside(path)) as client:
         version, text = guideline_of(store, judging.guidelines)
@@ -86,9 +88,13 @@ def judge(path: Path, endpoint: Endpoint, judging: Judging, *, watch: Watch, say
             max_tokens=judging.max_tokens,
             seed=judging.seed,
         )
-        vetting = vetted(one, judging.force, say)
-        store.add_rater(one.rater)
         waiting, others = _waiting(store, one.rater.name, judging.every)
+        vetting = None
+        if waiting or store.judgements(one.rater.name):
+            vetting = vetted(one, judging.force, say)
+            store.add_rater(one.rater)
+        else:
+            say(_nothing(store))
         unanswered = _answer(store, one, waiting[: judging.most], watch("judge"))
         for sentence in client.told:
             say(sentence)
@@ -125,6 +131,21 @@ def _waiting(store: Store, rater: str, every: bool) -> tuple[list[Item], int]:
         wanted = store.waiting(rater, limit=-1)
     pairs = [item for item in wanted if item.mode == "pair"]
     return pairs, len(wanted) - len(pairs)
+
+
+def _nothing(store: Store) -> str:
+    """Why a judge who said nothing yet has nothing to say."""
+    items = store.items()
+    pairs = sum(item.mode == "pair" for item in items)
+    if pairs:
+        return (
+            f"Nothing was asked: the {pairs} pairs of {store.path} have as many judgements as they want. --every asks "
+            "about them too."
+        )
+    return (
+        f"Nothing was asked: a judge answers pairs, and {store.path} holds none, its {len(items)} items being of other "
+        "modes. Let people answer them (`palate label`), or give pairs, or several completions a prompt."
+    )
 
 
 def _answer(store: Store, one: Judge, items: Sequence[Item], onlooker: Onlooker) -> int:

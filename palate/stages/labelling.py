@@ -5,6 +5,7 @@ A file becomes a store of feedback beside it; the same file again finds that sto
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import ipaddress
 import os
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from palate.collect.judgements import Answer, Candidate, Item, Mode, Order, Origin, Preference, Thumb
 from palate.collect.store import Store
@@ -126,10 +128,11 @@ def _serve(store: Store, listener: socket.socket, serving: Serving, say: Callabl
 
 def prepare(source: Path, mode: Mode | None, overlap: int | None, gold: Path | None, log: bool) -> Path:
     """The store to label: that which is given, or the one beside a data file, with the file's items in it."""
-    if not source.exists():
-        if log and source.suffix == ".sqlite":
+    if not source.is_file():
+        if log and source.suffix == ".sqlite" and not source.exists():
             return source
-        raise DataError("there is no such file. Give a data file, or a store that Palate made.", source)
+        said = "this is no file" if source.exists() else "there is no such file"
+        raise DataError(f"{said}. Give a data file, or a store that Palate made.", source)
     given = is_store(source)
     path = source if given else source.with_name(f"{source.name}.feedback.sqlite")
     if given and mode:
@@ -166,7 +169,7 @@ def _store(path: Path, items: Sequence[Item], overlap: int | None) -> None:
         )
         if other != overlap:
             raise UsageError(
-                f"--overlap {overlap} was given, and {path} holds items that want {other} raters; what was asked is "
+                f"--overlap {overlap} was given, and {path} holds items that want {other}; what was asked is "
                 "not changed. Leave --overlap out, or label a copy of the data file under another name."
             )
 
@@ -398,29 +401,40 @@ def _listening(serving: Serving) -> socket.socket:
         return socket.create_server((serving.host, serving.port), family=family, backlog=512)
     except OSError as error:
         raise UsageError(
-            f"The address {serving.host}, port {serving.port} cannot be served ({error.strerror or error}). Take "
-            "another by --port N, or any free one by --port auto."
+            f"The address {serving.host}, port {serving.port} cannot be served ({error.strerror or error}). "
+            + (
+                "Take another by --port N, or any free one by --port auto."
+                if error.errno in (errno.EADDRINUSE, errno.EACCES)
+                else "--host names an address of this machine, or 0.0.0.0 for all of them, with --allow-host."
+            )
         ) from error
 
 
 def _links(access: Access, serving: Serving, port: int) -> dict[str, str]:
     """A link for the owner and each annotator; with its token where one is needed."""
-    host = LOOPBACK if access.open else _hosts(serving)[0]
-    base = f"http://{_bracketed(host)}:{port}/"
+    base = f"http://{_bracketed(_reached(serving, access))}:{port}/"
     links = {}
     for name in (access.owner, *serving.annotators):
-        token = "" if access.open else f"&token={access.token(name)}"
-        links[name] = base if access.open and name == access.owner else f"{base}?as={name}{token}"
+        query = urlencode({"as": name} if access.open else {"as": name, "token": access.token(name)})
+        links[name] = base if access.open and name == access.owner else f"{base}?{query}"
     return links
 
 
+def _reached(serving: Serving, access: Access) -> str:
+    """The name or address that stands in the links."""
+    if not access.open:
+        return _hosts(serving)[0]
+    return LOOPBACK if serving.host == "localhost" else serving.host
+
+
 def _greet(desk: Desk, links: Mapping[str, str], access: Access, serving: Serving, say: Callable[[str], None]) -> None:
-    say(f"{desk.store.path}: {desk.missing()} judgements are wanted.")
+    missing = desk.missing()
+    say(f"{desk.store.path}: {_counted(missing, 'judgement')} {'is' if missing == 1 else 'are'} wanted.")
     for name, link in links.items():
         say(f"  {name}: {link}")
     if access.open:
-        port = links[access.owner].rstrip("/").rpartition(":")[2]
-        say(f"From another machine: ssh -L {port}:{LOOPBACK}:{port} THIS-MACHINE, and the same link there.")
+        host, _, port = links[access.owner].removeprefix("http://").rstrip("/").rpartition(":")
+        say(f"From another machine: ssh -L {port}:{host}:{port} THIS-MACHINE, and the same link there.")
     if serving.log:
         say(f"Feedback on a deployed model: POST /api/log with `Authorization: Bearer {access.log_token}`.")
     say("Ctrl-C stops; every answer that the page shows as saved is on the disk.")
@@ -436,5 +450,11 @@ def _has_screen() -> bool:
 def _farewell(desk: Desk, say: Callable[[str], None]) -> None:
     path, stored = desk.store.path, desk.store.judgements()
     raters = len({judgement.rater for judgement in stored})
-    say(f"\nStored: {len(stored)} judgements of {raters} raters in {path}; {desk.missing()} are still wanted.")
+    said = f"{_counted(len(stored), 'judgement')} of {_counted(raters, 'rater')}"
+    missing = desk.missing()
+    say(f"\nStored: {said} in {path}; {missing} {'is' if missing == 1 else 'are'} still wanted.")
     say(f"Next: palate quality {path}, or palate export {path} --as trl")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

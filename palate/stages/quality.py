@@ -17,7 +17,7 @@ from palate.collect.annotators import Annotator, Share
 from palate.collect.enough import LearningCurve, learning_curve
 from palate.collect.exchange import is_events, read_events, read_feedback
 from palate.collect.judgements import Answer, Item, Judgement, Preference, Rater, answer_to_json
-from palate.collect.quality import Contest, Disagreement, Quality, comparison
+from palate.collect.quality import Contest, Disagreement, Quality, comparison, of_people
 from palate.collect.quality import quality as measured
 from palate.collect.store import Store
 from palate.data.checks import split_by_prompt
@@ -92,7 +92,7 @@ def examine(feedback: Feedback) -> Examined:
     compared = bool(feedback.items) and all(COMPARISON in item.prompt.fields for item in feedback.items)
     return Examined(
         measured(feedback.items, feedback.judgements, feedback.raters),
-        comparison(feedback.items, feedback.judgements) if compared else None,
+        comparison(feedback.items, of_people(feedback.judgements, feedback.raters)) if compared else None,
     )
 
 

@@ -164,7 +164,35 @@ def test_what_is_written_is_shown():
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 20_000, "*a_ " * 10_000, "> " * 10_000, "`" * 20_000 + "a", "<" * (LONGEST + 1)]
+    ("text", "shown"),
+    [
+        (r"*so* $\int_0^1 x\,dx$", r"<em>so</em> <code>$\int_0^1 x\,dx$</code>"),
+        (r"\(a_1*b_1*c\)", r"<code>\(a_1*b_1*c\)</code>"),
+        ("\\[\na \\\\ b\n\\]", "<code>\\[\na \\\\ b\n\\]</code>"),
+        ("$$x < y$$", "<code>$$x &lt; y$$</code>"),
+        ("from $5 to $10, or $5-$10", "from $5 to $10, or $5-$10"),
+        (r"\$5 and \$6, \(open, *em*", "$5 and $6, (open, <em>em</em>"),
+        ("`$a$` costs $3", "<code>$a$</code> costs $3"),
+    ],
+)
+def test_mathematics_is_shown_as_it_was_written(text, shown):
+    """Markdown would take backslashes away and read emphasis into indices: another text than was written."""
+    assert rendered(text) == f"<p>{shown}</p>\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$" * 20_000,
+        "\\(" * 20_000,
+        "[\\[" * 20_000,
+        "$a\\" * 20_000,
+        "[" * 20_000,
+        "*a_ " * 10_000,
+        "> " * 10_000,
+        "`" * 20_000 + "a",
+        "<" * (LONGEST + 1),
+    ],
 )
 def test_no_text_takes_long(text):
     before = time.process_time()
@@ -261,6 +289,7 @@ def test_two_hosts_are_none(store):
     [
         *("http://evil.example", "null", "http://localhost:8765", "http://127.0.0.1:9999", "https://127.0.0.1"),
         *("http://127.0.0.1:8765.evil.example", "http://evil.example@127.0.0.1", "file://", "127.0.0.1:8765"),
+        *("http://[::1", "http://127.0.0.1:8765/", "http://127.0.0.1:8765@evil.example", "http:127.0.0.1:8765"),
     ],
 )
 def test_a_foreign_origin_is_refused_on_every_route(store, origin):
@@ -293,8 +322,27 @@ def test_only_json_is_taken(store, kind):
 
 def test_another_site_sends_nobody_here_under_a_name(store):
     page = browser(application(store))
-    assert page.get("/?as=bob", headers={"sec-fetch-site": "cross-site"}).status_code == 403
-    assert page.get("/?as=bob", headers={"sec-fetch-site": "none"}).status_code == 200
+    # A page of another port of this machine is of the same site.
+    for site in ("cross-site", "same-site"):
+        headers = {"sec-fetch-site": site, "sec-fetch-mode": "navigate"}
+        assert page.get("/?as=bob", headers=headers).status_code == 403
+    assert page.get("/?as=bob", headers={"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}).status_code == 200
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_another_sites_page_moves_nothing(store, site):
+    """An image or a window of another site that asks for /api/next would lease items, and sends no Origin."""
+    app = application(store)
+    for method, address in requests(app):
+        for mode in ("no-cors", "navigate") if address.startswith("/api/") else ("no-cors",):
+            headers = {"sec-fetch-site": site, "sec-fetch-mode": mode, "content-type": "application/json"}
+            assert browser(app).request(method, address, headers=headers).status_code == 403, (method, address, mode)
+    assert store.leases() == []
+    # A link to the page itself may stand anywhere.
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": "navigate"}
+    assert browser(app).get("/", headers=headers).status_code == 200
+    own = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
+    assert browser(app).get("/api/next", headers=own).status_code == 200
 
 
 # ---- paths
@@ -385,6 +433,25 @@ def test_a_link_gives_a_cookie_and_leaves_the_address(store):
     assert page.get("/api/session").json()["rater"] == "ann"
 
 
+@pytest.mark.parametrize("name", ["Анна", "André", "ann+1", "ann@lab.example", "a.b", "\u738b"])
+def test_every_pseudonym_that_is_allowed_can_come_in(store, name):
+    serving = labelling.Serving(host="192.0.2.1", allowed=("127.0.0.1",), annotators=(name,))
+    access = labelling._access(store, serving)
+    link = labelling._links(access, serving, 8765)[name]
+    page = browser(application(store, access))
+    assert page.get(link).status_code == 200
+    assert page.get("/api/session").json()["rater"] == name
+
+
+def test_a_given_token_of_any_characters_stands_in_the_link(store, monkeypatch):
+    monkeypatch.setenv(labelling.TOKEN, "a+b&c=d#e %20 and so on")
+    serving = labelling.Serving(host="192.0.2.1", allowed=("127.0.0.1",))
+    access = labelling._access(store, serving)
+    page = browser(application(store, access))
+    assert page.get(labelling._links(access, serving, 8765)["me"]).status_code == 200
+    assert page.get("/api/session").json()["owner"]
+
+
 def test_a_name_is_not_taken_by_changing_the_cookie(store):
     app = application(store, CLOSED)
     mine = CLOSED.cookie("ann")
@@ -436,7 +503,8 @@ def test_the_secret_is_the_owners_alone_and_stays(tmp_path):
     [
         ("127.0.0.1", (), "http://127.0.0.1:80/?as=ann"),
         ("localhost", (), "http://127.0.0.1:80/?as=ann"),
-        ("::1", (), "http://127.0.0.1:80/?as=ann"),
+        ("::1", (), "http://[::1]:80/?as=ann"),
+        ("127.0.0.2", (), "http://127.0.0.2:80/?as=ann"),
         ("192.0.2.1", (), "http://192.0.2.1:80/?as=ann&token="),
         ("0.0.0.0", ("label.example",), "http://label.example:80/?as=ann&token="),
     ],

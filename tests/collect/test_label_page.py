@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -87,6 +88,12 @@ class Desk:
     path: Path
     items: list[Item]
     started: float
+    process: subprocess.Popen[str]
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.terminate()
+        self.process.communicate(timeout=20)
 
     def judgements(self, rater: str = "me") -> list[Judgement]:
         """What is stored and holds."""
@@ -139,13 +146,14 @@ def open_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
         for line in process.stdout:
             said += line
             if found := re.search(r"me: (http://127\.0\.0\.1:\d+)/", line):
-                return Desk(found[1], path, items, started)
+                return Desk(found[1], path, items, started, process)
         raise AssertionError(said)
 
     yield start
     for process in running:
-        process.terminate()
-        process.communicate(timeout=20)
+        if process.poll() is None:
+            process.terminate()
+            process.communicate(timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +196,12 @@ def visit(browser: Browser, seen: Seen) -> Iterator[Callable[..., Page]]:
     yield open_page
     for context in contexts:
         context.close()
+
+
+def free_port() -> int:
+    """A port that nobody has just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 def ready(page: Page) -> None:
@@ -442,6 +456,152 @@ def test_held_keys_and_double_clicks_answer_once(desk: Desk, visit: Callable[...
     assert stored(desk, "heavy") == {row: -2 * sign, other: 2 * turned}
 
 
+# ---- a slow server, and what is pressed meanwhile
+
+DELAYED = """(() => {
+  const fetch = window.fetch;
+  window.fetch = async (...given) => {
+    await new Promise((done) => setTimeout(done, window.late ?? 700));
+    return fetch(...given);
+  };
+})()"""
+
+
+@pytest.fixture
+def slow(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser whose every request waits for 0.7 s before it is sent."""
+    context = browser.new_context()
+    context.set_default_timeout(15_000)
+    context.add_init_script(DELAYED)
+    yield context
+    context.close()
+
+
+def test_keys_meant_for_nothing_do_not_answer_what_appears(
+    open_desk: Callable[..., Desk], visit: Callable[..., Page], slow: BrowserContext
+) -> None:
+    """Who presses on while nothing is there has not read what comes: their keys go on until it stands there, and one
+    more is pressed on it."""
+    desk = open_desk(pairs(6))
+    page = visit(desk, context=slow, look=False)
+    pressing = """key => new Promise((done) => {
+      const press = () => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      let after = 0;
+      const timer = setInterval(() => {
+        press();
+        if (document.querySelector("article.pane") && ++after === 3) done(clearInterval(timer));
+      }, 100);
+    })"""
+    page.wait_for_function("document.readyState === 'complete'")
+    page.evaluate(pressing, "ArrowLeft")
+    row, sign = asked(page)
+    expect(page.locator("#remark")).to_contain_text("not counted")
+    assert desk.judgements() == [] and page.evaluate("Object.keys(localStorage).length") == 0
+    page.wait_for_timeout(800)
+    # It is no lock: who then answers is heard, and so are the answers to items that were there already.
+    pressed = dict([vote(page, "ArrowRight"), vote(page, "ArrowDown")])
+    assert pressed[row] == 2 * sign
+    saved(page)
+    assert stored(desk, "me") == pressed
+
+
+def test_on_a_slow_line_every_answer_is_stored_once_and_means_what_was_on_screen(
+    open_desk: Callable[..., Desk], visit: Callable[..., Page], slow: BrowserContext
+) -> None:
+    desk = open_desk(pairs(12))
+    page = visit(desk, context=slow)
+    pressed: dict[int, int] = {}
+    for turn in range(12):
+        pressed.update([vote(page, list(KEYS)[turn % len(KEYS)])])
+    expect(page.get_by_role("heading", level=1)).to_have_text("That was the last one. Thank you!", timeout=20_000)
+    saved(page)
+    assert stored(desk, "me") == pressed and len(pressed) == 12
+
+
+def test_two_undos_on_a_slow_line_take_two_back_and_no_key_answers_meanwhile(
+    desk: Desk, visit: Callable[..., Page], slow: BrowserContext
+) -> None:
+    page = visit(desk, "patient", slow)
+    page.evaluate("window.late = 0")
+    pressed = [vote(page, "ArrowLeft") for _ in range(4)]
+    saved(page)
+    page.reload()
+    ready(page)
+    before = asked(page)[0]
+    page.keyboard.press("u")
+    page.keyboard.press("u")
+    expect(page.get_by_role("alert")).to_contain_text("being taken back")
+    # Meant for the item on screen, which is about to go.
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#remark")).to_contain_text("being taken back")
+    assert asked(page)[0] == before
+    page.wait_for_function(
+        "row => document.querySelector('.pane').innerText.includes(`number ${row}.`)", arg=pressed[2][0]
+    )
+    expect(page.get_by_role("alert")).to_be_empty()
+    saved(page)
+    assert stored(desk, "patient") == dict(pressed[:2])
+
+
+def test_a_tab_of_another_store_keeps_its_answers_until_that_one_is_served_again(
+    open_desk: Callable[..., Desk], visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    """The same file labelled anew under another name, at the same port: the same items, in another order of places."""
+    first, port = tmp_path / "first.sqlite", str(free_port())
+    second = tmp_path / "second.sqlite"
+    for path in (first, second):
+        with Store(path) as store:
+            store.add_items(pairs(9))
+    desk = open_desk(pairs(9), str(first), "--port", port, path=first)
+    page = visit(desk)
+    pressed = dict([vote(page, "ArrowLeft")])
+    saved(page)
+    page.wait_for_load_state("networkidle")
+    desk.stop()
+    pressed.update([vote(page, "ArrowRight")])
+    expect(page.locator("#saved")).to_have_text("1 kept here, not sent yet")
+    other = open_desk(pairs(9), str(second), "--port", port, path=second)
+    pressed.update([vote(page, "Shift+ArrowLeft")])
+    expect(page.get_by_role("alert")).to_contain_text("opened on other feedback", timeout=20_000)
+    assert other.judgements() == []
+    page.reload()
+    ready(page)
+    saved(page)
+    assert other.judgements() == []
+    other.stop()
+    again = open_desk(pairs(9), str(first), "--port", port, path=first)
+    page.reload()
+    saved(page)
+    assert stored(again, "me") == pressed
+
+
+def test_new_guidelines_are_told_and_each_vote_keeps_those_it_saw(
+    open_desk: Callable[..., Desk], visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    path, port, guidelines = tmp_path / "one.sqlite", str(free_port()), tmp_path / "guidelines.md"
+    with Store(path) as store:
+        store.add_items(pairs(9))
+    options = (str(path), "--port", port, "--guidelines", str(guidelines))
+    guidelines.write_text("Long is good.", encoding="utf-8")
+    desk = open_desk(pairs(9), *options, path=path)
+    page = visit(desk)
+    desk.stop()
+    vote(page, "ArrowLeft")
+    guidelines.write_text("Short is good.", encoding="utf-8")
+    open_desk(pairs(9), *options, path=path)
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    expect(page.get_by_role("alert")).to_contain_text("The guidelines have changed.", timeout=20_000)
+    saved(page)
+    page.keyboard.press("g")
+    expect(page.get_by_role("dialog", name="Guidelines")).to_contain_text("Short is good.")
+    page.keyboard.press("g")
+    vote(page, "ArrowLeft")
+    saved(page)
+    with Store(path) as store:
+        said = [store.guidelines()[one.guideline] for one in store.judgements()]
+    assert said == ["Long is good.", "Short is good."]
+
+
 # ---- beside the vote
 
 
@@ -466,7 +626,7 @@ def test_reasons_a_note_and_a_skip_are_stored(desk: Desk, visit: Callable[..., P
     saved(page)
     bad, *skipped = desk.judgements("talker")
     assert (bad.answer, bad.tags, bad.note) == (Preference(0, both_bad=True), ("unsafe",), "x s u ←")
-    reasons = ["The prompt makes no sense", "a language that I do not read", ""]
+    reasons = ["makes no sense", "a language that I do not read", ""]
     assert [one.answer for one in skipped] == [Skipped(reason) for reason in reasons]
     assert all(not one.tags and not one.note for one in skipped)
 
@@ -763,6 +923,63 @@ def test_panes_are_equally_wide_and_nothing_hangs_over(desk: Desk, visit: Callab
     if width < 500:
         heights = [box["height"] for one in page.locator("#answering button").all() if (box := one.bounding_box())]
         assert min(heights) >= 44
+
+
+def hard_to_show() -> list[Item]:
+    """Items that burst a page: many answers, long scales, code among right-to-left text, no text at all."""
+
+    def texts(*given: str) -> tuple[Candidate, ...]:
+        return tuple(map(Candidate, given))
+
+    scales = {"attributes": ["helpfulness", {"name": "an attribute of a long name", "low": 0, "high": 9}]}
+    code = "קוד:\n\n```python\nprint('x' * 3, 1)  # " + "long " * 60 + "\n```\n\n- ראשון\n\n" + "x" * 300
+    table = "| " + " | ".join(f"column {n}" for n in range(20)) + " |\n" + "|--" * 20 + "|\n"
+    return [
+        Item(Prompt.of("rank"), texts(*(f"option {n}. " * (9 * n + 1) for n in range(8))), mode="ranking"),
+        Item(Prompt((Message("user", "rate"),), scales), texts("one apple"), mode="rating"),
+        Item(Prompt.of("כתוב קוד"), texts(code, table)),
+        Item(Prompt.of("nothing"), texts("", " \n ")),
+    ]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_bursts_the_page(open_desk: Callable[..., Desk], visit: Callable[..., Page], width: int) -> None:
+    desk = open_desk(hard_to_show())
+    page = visit(desk, viewport={"width": width, "height": 800}, has_touch=width < 500)
+
+    def no_wider() -> None:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    at_item(page, "rank")
+    no_wider()
+    for place in range(8):
+        # The digits go to the marked answer, which is in sight: below the bar above, over the buttons below.
+        seen = page.evaluate(
+            "(() => { const box = document.querySelector('.pane.cursor header').getBoundingClientRect();"
+            " const bar = document.querySelector('#answering').getBoundingClientRect();"
+            " return [box.top >= 0, box.bottom <= bar.top]; })()"
+        )
+        assert seen == [True, True], place
+        page.keyboard.press(str(place + 1))
+    page.keyboard.press("Enter")
+    at_item(page, "rate")
+    no_wider()
+    page.keyboard.press("4")
+    page.keyboard.press("0")
+    page.keyboard.press("Enter")
+    at_item(page, "כתוב קוד")
+    no_wider()
+    assert page.locator(".pane pre").evaluate("one => getComputedStyle(one).direction") == "ltr"
+    assert page.locator(".pane li").evaluate("one => getComputedStyle(one).direction") == "rtl"
+    page.keyboard.press("ArrowDown")
+    at_item(page, "nothing")
+    expect(page.locator("article.pane").first).to_contain_text("An answer without text.")
+    # A digit that stands for no reason to skip is no answer to the pair either.
+    page.keyboard.press("s")
+    page.keyboard.press("7")
+    expect(page.get_by_role("group", name="Why do you skip it?")).to_be_visible()
+    saved(page)
+    assert len(desk.judgements()) == 3
 
 
 def test_contrast_is_that_of_wcag_aa() -> None:

@@ -22,7 +22,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from palate.collect import Candidate, Edited, Item, Order, Origin, Preference, Rater, Scores, Skipped, Store, Thumb
-from palate.collect.judgements import MODES, Judgement, Written
+from palate.collect.judgements import MODES, REASONS, Judgement, Written
 from palate.collect.web import queue, server
 from palate.collect.web.queue import Desk, answer_of
 from palate.collect.web.security import LOOPBACK, Access
@@ -206,6 +206,7 @@ def test_progress_counts_down_by_one_and_gives_the_pace(store):
     browser = client(store, pairs(4))
     session = browser.get("/api/session").json()
     assert (session["done"], session["left"], session["missing"], session["pace_seconds"]) == (0, 4, 4, None)
+    assert session["reasons"] == list(REASONS)
     for seconds in (1.0, 9.0, 2.0):
         item = ask(browser)[0]["id"]
         answer = vote(browser, ballot(item, seconds=seconds))
@@ -338,7 +339,7 @@ def test_overlap_asks_as_many_as_are_wanted_and_no_more(store):
     judge(raters[0], 4)
     assert raters[2].get("/api/session").json()["missing"] == 4
     assert ask(raters[2], 9) == []
-    store.release("bob")
+    store.lease_all([item.id for item in store.items()], "bob", 0.0)
     assert len(ask(raters[2], 9)) == 4
 
 
@@ -361,7 +362,7 @@ def test_a_late_vote_is_kept_though_enough_have_judged(store):
     ann = client(store, pairs(1), name="ann")
     bob = another(ann, "bob")
     item = ask(ann)[0]["id"]
-    store.release("ann")
+    store.lease_all([item], "ann", 0.0)
     judge(bob, 1)
     assert vote(ann, ballot(item, name="late-vote"))["stored"] and len(store.judgements()) == 2
 
@@ -405,6 +406,54 @@ def test_a_page_does_not_vote_under_the_name_that_its_browser_took_since(store):
     assert [one.rater for one in store.judgements()] == ["ann"]
 
 
+def test_a_page_of_another_store_is_neither_heard_nor_served(store, tmp_path):
+    """At the same address another store may be served since: it knows the same items, in another order of places."""
+    page = client(store, pairs(2))
+    own, item = page.get("/api/session").json()["store"], ask(page)[0]["id"]
+    with Store(tmp_path / "copy.sqlite") as copy:
+        since = client(copy, pairs(2))
+        assert since.get("/api/session").json()["store"] != own
+        for address, body in (("/api/votes", {"votes": [ballot(item)]}), ("/api/undo", {"id": "vote-one"})):
+            answer = since.post(address, json={"rater": "me", "store": own, **body})
+            assert answer.status_code == 409 and "other feedback" in answer.json()["error"]
+        for address in ("/api/next", "/api/history"):
+            assert since.get(address, params={"store": own}).status_code == 409
+        assert copy.judgements() == [] and copy.leases() == []
+    assert page.post("/api/votes", json={"store": own, "votes": [ballot(item)]}).json()["stored"]
+    assert page.get("/api/next", params={"store": own}).status_code == 200
+
+
+def test_a_vote_keeps_the_guidelines_that_its_page_showed(store):
+    """The tab was open before the server started again with others."""
+    first, second, third = pairs(3)
+    client(store, [first, second, third])
+    store.add_guideline("v2", "Prefer what is short.")
+    app = server.application(Desk(store, guideline="v2"), OPEN, server.Showing(), LOOPBACK)
+    later = TestClient(app, base_url="http://127.0.0.1:8765")
+    assert later.get("/api/next").json()["guideline"] == "v2"
+    assert vote(later, ballot(first.id, guideline="v1"), ballot(second.id, guideline="v2"), ballot(third.id))["stored"]
+    assert [one.guideline for one in store.judgements()] == ["v1", "v2", "v2"]
+    for unknown in ("v3", 1, None, {}):
+        assert vote(later, ballot(third.id, name="another-vote", guideline=unknown))["refused"]
+
+
+def test_the_result_is_peoples_though_a_judge_answered_the_same_store(store):
+    """`palate judge --compare A B` and `palate label --compare A B` meet in one store."""
+    items = [
+        Item(
+            Prompt.of(f"question {row}"),
+            (Candidate(f"one {row}", (Origin("file", "A"),)), Candidate(f"two {row}", (Origin("file", "B"),))),
+        )
+        for row in range(3)
+    ]
+    page = client(store, items, experiment="compare")
+    store.add_raters([Rater("ann"), Rater("m@1", "judge")])
+    store.record_all(Judgement(f"judge-{row}", item.id, "m@1", Preference(-1)) for row, item in enumerate(items))
+    store.record_all(Judgement(f"person-{row}", item.id, "ann", Preference(2)) for row, item in enumerate(items))
+    result = page.get("/api/result").json()
+    assert (result["wins_a"], result["wins_b"], result["win_rate"]) == (0, 3, 1.0)
+
+
 # ---- hidden items
 
 
@@ -427,7 +476,7 @@ def test_repetitions_come_later_and_count_down_like_any_other(store):
     assert len(repeated) == left - 60 and Counter(order).most_common(1)[0][1] == 1
     # Near the end there is too little left to put between.
     assert sum(distance >= queue.SOONEST for distance in repeated) >= 0.6 * len(repeated)
-    assert store.missing() == 0
+    assert Desk(store).missing() == 0
 
 
 def test_repetitions_that_are_in_the_store_already_are_asked_too(store):
@@ -472,7 +521,7 @@ def test_no_page_ever_learns_of_models_slices_or_gold(store):
         seen += [json.dumps(item), json.dumps(vote(browser, ballot(item[0]["id"])))]
         assert item[0].keys() == {"id", "mode", "messages", "places"}
     seen += [browser.get("/api/history").text, browser.post("/api/undo", json={"id": f"vote-{gold.id}"}).text]
-    assert store.missing() == 0 and len(seen) > 60
+    assert Desk(store).missing() == 0 and len(seen) > 60
     for word in ("model", "uncertain", "expected", "repeats", "slice", "origin", "propensity", "a hidden column"):
         assert not [text for text in seen[1:] if re.search(word, text)], word
 
@@ -500,7 +549,7 @@ def test_a_full_disk_is_said_and_loses_nothing(store):
     connection.execute("PRAGMA max_page_count = 1000000")
     for sent in kept:
         assert vote(browser, sent)["stored"]
-    assert len(store.judgements()) == 60 and store.missing() == 0
+    assert len(store.judgements()) == 60 and Desk(store).missing() == 0
 
 
 @pytest.fixture
@@ -548,7 +597,7 @@ def test_many_clients_at_once(store, running):
     items = [item.id for item in store.items()]
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(lambda rater: hammer(port, rater, items), [f"rater-{n}" for n in range(8)])) == 160
-    assert len(store.judgements()) == 160 and store.missing() == 0
+    assert len(store.judgements()) == 160 and Desk(store).missing() == 0
 
 
 @pytest.mark.slow
@@ -557,7 +606,7 @@ def test_thirty_two_clients_of_a_hundred_votes(store, running):
     items = [item.id for item in store.items()]
     with ThreadPoolExecutor(32) as pool:
         assert sum(pool.map(lambda rater: hammer(port, rater, items), [f"rater-{n}" for n in range(32)])) == 3200
-    assert len(store.judgements()) == 3200 and store.missing() == 0
+    assert len(store.judgements()) == 3200 and Desk(store).missing() == 0
 
 
 # ---- a deployed model's log
@@ -577,7 +626,7 @@ def test_thumbs_of_a_deployed_model(store):
     assert item is not None and item.mode == "thumbs"
     assert item.candidates == (Candidate("5", (Origin("model", "ours"),)),)
     assert (one.answer, one.note, other.answer) == (Thumb(False), "no", Thumb(True))
-    assert store.raters()[one.rater] == Rater("user:log") and store.missing() == 0 and ask(browser) == []
+    assert store.raters()[one.rater] == Rater("user:log") and Desk(store).missing() == 0 and ask(browser) == []
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer no"}, {"authorization": OPEN.log_token}])

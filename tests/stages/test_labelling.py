@@ -120,13 +120,13 @@ def test_a_file_gets_a_store_beside_it_and_finds_it_again(tmp_path):
         store.record(Judgement("one", item.id, "ann", Preference(1)))
     assert prepare(file, None, None, None, False) == prepare(path, None, None, None, False) == path
     with Store(path) as store:
-        assert len(store.items()) == 2 and store.missing() == 1
+        assert [one.prompt for one in store.waiting("ben", 9)] == [item.prompt] and len(store.items()) == 2
 
 
 def test_what_was_asked_is_not_asked_of_others_in_silence(tmp_path):
     path = prepare(written(tmp_path / "data.jsonl", PAIR), None, None, None, False)
     prepare(path, None, 1, None, False)
-    with pytest.raises(UsageError, match="want 1 raters"):
+    with pytest.raises(UsageError, match="holds items that want 1;"):
         prepare(path, None, 3, None, False)
     with pytest.raises(UsageError, match="--mode"):
         prepare(path, "thumbs", None, None, False)

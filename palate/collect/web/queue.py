@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 from palate.collect.judgements import (
+    NOBODY,
     Answer,
     Candidate,
     Edited,
@@ -108,6 +109,7 @@ class Desk:
         self._again: dict[str, str] = {}
         self._people: dict[str, _Person] = {}
         self._of: dict[str, tuple[str, str]] = {}
+        self._guidelines = {"", guideline}
         self._welcomed: set[str] = set()
         self._refresh()
 
@@ -274,10 +276,14 @@ class Desk:
 
     def _judgement(self, rater: str, vote: Any) -> Judgement:
         if not isinstance(vote, dict):
-            raise DataError("A vote is no object. Send {id, item, answer, tags, note, seconds, at}.")
+            raise DataError("A vote is no object. Send {id, item, answer, tags, note, guideline, seconds, at}.")
         name, item = _identifier(vote.get("id")), self.store.item(_identifier(vote.get("item")))
         if item is None:
             raise DataError("The vote names an item that this store does not hold. Reload the page.")
+        # What the page showed; it may have been opened before the present guidelines were.
+        guideline = _text(vote.get("guideline", self.guideline), "guideline", 100)
+        if guideline not in self._guidelines:
+            raise DataError("The vote goes by guidelines that this store does not hold. Reload the page.")
         shown = self.shown(rater, item)
         return Judgement(
             id=name,
@@ -288,7 +294,7 @@ class Desk:
             tags=_tags(vote.get("tags", [])),
             note=_text(vote.get("note", ""), "note", LONGEST_NOTE),
             seconds=_number(vote.get("seconds", 0), "seconds"),
-            guideline=self.guideline,
+            guideline=guideline,
             at=_number(vote.get("at", 0), "at"),
         )
 
@@ -304,6 +310,8 @@ class Desk:
                 self._add_item(event)
             elif event.kind == "rater":
                 self._add_rater(event)
+            elif event.kind == "guideline":
+                self._guidelines.add(event.body["version"])
             elif event.kind == "judgement":
                 self._add_judgement(event)
             elif event.kind == "retraction":
@@ -430,7 +438,7 @@ def logged(thumb: Any) -> tuple[Item, Judgement]:
     return item, Judgement(
         id=f"log:{uuid.uuid4() if given is None else _identifier(given)}",
         item=item.id,
-        rater="user:log",
+        rater=NOBODY,
         answer=Thumb(_flag(thumb.get("up"), "up")),
         note=_text(thumb.get("note", ""), "note", LONGEST_NOTE),
         at=time.time(),

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +29,9 @@ ARRIVAL_SECONDS = 20.0
 # Connections that wait for their client (no request, half a request, a body nobody reads): how long, and how many.
 PATIENCE_SECONDS = 20.0
 PATIENT = 100
+
+# What a browser says of a request that another site's page made it send, another port's of this machine included.
+ELSEWHERE = ("cross-site", "same-site")
 
 NAME = re.compile(r"[\w.@+-]{1,64}")
 
@@ -105,11 +108,19 @@ def _check(scope: Scope, allowed: frozenset[str]) -> None:
             "alone. Use one of these, or start it with --allow-host.",
         )
     origin = _only(scope, b"origin")
-    if origin and urlsplit(origin).netloc.lower() != host:
+    if origin and origin.partition("://")[2] != host:
         raise Refusal(
             403,
             f"The request comes from a page of {origin[:100]!r}; only this server's own pages may ask. Open the link "
             "that `palate label` printed.",
+        )
+    if _only(scope, b"sec-fetch-site") in ELSEWHERE and (
+        scope["path"].startswith("/api/") or _only(scope, b"sec-fetch-mode") != "navigate"
+    ):
+        raise Refusal(
+            403,
+            "Another site's page asks for this, and only this server's own pages may. Open the link that `palate "
+            "label` printed.",
         )
     if scope["method"] not in ("GET", "HEAD"):
         if _only(scope, b"content-type").partition(";")[0].strip() != "application/json":
@@ -215,12 +226,13 @@ class Access:
         return f"palate-{self._hash('cookie name', '')[:8]}"
 
     def cookie(self, name: str) -> str:
-        """What a browser shows from then on."""
-        return f"{name}.{self._hash('cookie', name)}"
+        """What a browser shows from then on. A header holds no letters beyond Latin ones; a name may."""
+        return f"{quote(name, safe='')}.{self._hash('cookie', name)}"
 
     def name_of(self, cookie: str) -> str | None:
         """The name in a cookie of ours; None for any other."""
-        name, _, signature = cookie.rpartition(".")
+        quoted, _, signature = cookie.rpartition(".")
+        name = unquote(quoted)
         right = hmac.compare_digest(self._hash("cookie", name).encode(), signature.encode())
         return name if right and self._knows(name) else None
 

@@ -3,7 +3,7 @@
 GET  /                  the page; with ?as=NAME[&token=T] a cookie, and the way to the page without them
 GET  /static/NAME       its scripts and styles
 GET  /results           the result of a comparison, as a page
-GET  /api/session       who one is, guidelines, tags, progress
+GET  /api/session       who one is, guidelines, tags, reasons to skip, progress
 GET  /api/next          items to judge
 POST /api/votes         answers; acknowledged when they are on the disk
 POST /api/undo          takes one's own answer back
@@ -33,10 +33,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from palate.collect.judgements import Edited, Item, Written
+from palate.collect.judgements import REASONS, Edited, Item, Written
 from palate.collect.web.queue import MOST_VOTES, Desk
 from palate.collect.web.rendering import rendered
-from palate.collect.web.security import Access, Refusal, guarded, let_go_of_waiting
+from palate.collect.web.security import ELSEWHERE, Access, Refusal, guarded, let_go_of_waiting
 from palate.errors import DataError, StoreError, UsageError
 
 STATIC = Path(__file__).parent / "static"
@@ -95,7 +95,7 @@ async def _page(files: Mapping[str, Path], access: Access, request: Request) -> 
     name = request.query_params.get("as")
     if name is None:
         return await _file(files, "index.html", request)
-    if access.open and request.headers.get("sec-fetch-site") == "cross-site":
+    if access.open and request.headers.get("sec-fetch-site") in ELSEWHERE:
         raise Refusal(403, "Another site's page sent you here under a name. Open the link that was printed instead.")
     if not access.admits(name, request.query_params.get("token", "")):
         raise Refusal(
@@ -136,6 +136,7 @@ async def _session(desk: Desk, access: Access, showing: Showing, request: Reques
             "title": {"label": "Feedback", "compare": "Blind comparison"}[showing.experiment],
             "guideline": {"version": desk.guideline, "html": rendered(showing.guideline)},
             "tags": list(showing.tags),
+            "reasons": list(REASONS),
             "experiment": showing.experiment,
             "missing": desk.missing(),
             **desk.progress(rater),
@@ -146,19 +147,21 @@ async def _session(desk: Desk, access: Access, showing: Showing, request: Reques
 
 async def _next(desk: Desk, access: Access, request: Request) -> Response:
     rater = _rater(access, request)
+    _same(desk, request.query_params.get("store"))
     count = _count(request, "count", 3)
     have = [item for item in request.query_params.get("have", "").split(",") if item]
 
     def work() -> dict[str, Any]:
         items = desk.next(rater, count, have)
-        return {"items": [_shown(desk, rater, item) for item in items], **desk.progress(rater)}
+        shown = [_shown(desk, rater, item) for item in items]
+        return {"items": shown, "guideline": desk.guideline, **desk.progress(rater)}
 
     return await _answered(work)
 
 
 async def _votes(desk: Desk, access: Access, request: Request) -> Response:
     rater = _rater(access, request)
-    votes = _own(await _posted(request), rater).get("votes")
+    votes = _own(await _posted(request), rater, desk).get("votes")
     if not isinstance(votes, list) or len(votes) > MOST_VOTES:
         raise DataError(f"'votes' must be a list of at most {MOST_VOTES}. Send some at a time.")
 
@@ -176,7 +179,7 @@ async def _votes(desk: Desk, access: Access, request: Request) -> Response:
 
 async def _undo(desk: Desk, access: Access, request: Request) -> Response:
     rater = _rater(access, request)
-    name = _own(await _posted(request), rater).get("id")
+    name = _own(await _posted(request), rater, desk).get("id")
 
     def work() -> dict[str, Any]:
         item = desk.undo(rater, name)
@@ -187,6 +190,7 @@ async def _undo(desk: Desk, access: Access, request: Request) -> Response:
 
 async def _history(desk: Desk, access: Access, request: Request) -> Response:
     rater = _rater(access, request)
+    _same(desk, request.query_params.get("store"))
     limit = _count(request, "limit", 200)
     return await _answered(
         lambda: {"judgements": [{"id": name, "item": item} for name, item in desk.history(rater, limit)]}
@@ -233,9 +237,9 @@ async def _result(desk: Desk, access: Access, showing: Showing, request: Request
         raise Refusal(404, "Nothing is compared here. Start `palate label --compare A.jsonl B.jsonl`.")
 
     def work() -> dict[str, Any]:
-        from palate.collect.quality import comparison
+        from palate.collect.quality import comparison, of_people
 
-        return asdict(comparison(desk.store.items(), desk.store.judgements()))
+        return asdict(comparison(desk.store.items(), of_people(desk.store.judgements(), desk.store.raters())))
 
     return await _answered(work)
 
@@ -264,9 +268,10 @@ def _rater(access: Access, request: Request) -> str:
     raise Refusal(401, "Nobody knows who you are. Open the link that was given to you; it holds your name and token.")
 
 
-def _own(given: dict[str, Any], rater: str) -> dict[str, Any]:
+def _own(given: dict[str, Any], rater: str, desk: Desk) -> dict[str, Any]:
     """What a page posted, where it takes itself for who its cookie says: another tab may have opened another's link
     since, and then these votes are another rater's, whose places stood in another order."""
+    _same(desk, given.get("store"))
     if given.get("rater", rater) != rater:
         raise Refusal(
             409,
@@ -274,6 +279,17 @@ def _own(given: dict[str, Any], rater: str) -> dict[str, Any]:
             f"{rater!r}. Open your own link again; what you answered is kept until then.",
         )
     return given
+
+
+def _same(desk: Desk, store: Any) -> None:
+    """Refuses a page that was opened on another store: it may have been served at this address before, and the same
+    items stood there in another order."""
+    if store is not None and store != desk.name:
+        raise Refusal(
+            409,
+            "This page was opened on other feedback than is served here now. Reload it to judge what is here; answers "
+            "that were not sent are kept in this browser, until that feedback is served at this address again.",
+        )
 
 
 async def _posted(request: Request) -> dict[str, Any]:

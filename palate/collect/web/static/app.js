@@ -12,7 +12,12 @@ const [FEWEST, MOST] = [3, 12];
 // Milliseconds between looks for new items, which also keep ours ours.
 const LOOK = 20_000;
 
-const REASONS = ["I cannot judge this", "The prompt makes no sense", "A text is broken or cut off", "It is harmful or upsetting"];
+// So many milliseconds must lie between a key that found nothing to answer and one that answers: who presses on and on
+// has not read what appears meanwhile.
+const UNREAD = 700;
+
+// Milliseconds after which it is said that something takes time.
+const SLOW = 300;
 
 let session = null;
 let outbox = null;
@@ -31,6 +36,9 @@ const drafts = new Map();
 
 let counts = { done: 0, left: 0, pace_seconds: null };
 let empty = false;
+let stray = -Infinity;
+let taking = 0;
+let takenBack = Promise.resolve();
 let looking = null;
 let again = false;
 const alerts = new Map();
@@ -68,16 +76,33 @@ async function start() {
     refused: onRefused,
   });
   document.title = `${session.title} · Palate`;
-  byId("title").textContent = session.title;
+  byId("title").textContent = session.owner ? session.title : `${session.title} · ${session.rater}`;
   byId("title").title = `You are ${session.rater}`;
-  byId("guidelines-text").replaceChildren(prose(session.guideline?.html ?? ""));
-  byId("open-guidelines").hidden = !session.guideline?.html;
+  showGuidelines();
   takeOver(`palate/${place}/${session.rater}`);
   showSaved();
   outbox.flush();
   await look();
   setInterval(() => document.visibilityState === "visible" && look(), LOOK);
   return undefined;
+}
+
+function showGuidelines() {
+  byId("guidelines-text").replaceChildren(prose(session.guideline.html));
+  byId("open-guidelines").hidden = !session.guideline.html;
+}
+
+/** What the server said last of its guidelines; a page may outlive the ones that it began with. */
+async function keepUp(version) {
+  if (version === undefined || version === session.guideline.version) return;
+  try {
+    const { guideline } = await ask("/api/session");
+    session.guideline = guideline;
+    showGuidelines();
+    alert("guidelines", "The guidelines have changed. G shows them.", true);
+  } catch {
+    // The next look asks again.
+  }
 }
 
 function cannotStart(error) {
@@ -106,7 +131,8 @@ async function fetchItems() {
   const count = Math.max(ahead + 1 - queue.length, 0);
   const { changes } = outbox;
   try {
-    const reply = await ask(`/api/next?count=${count}&have=${have.join(",")}`);
+    const reply = await ask(`/api/next?count=${count}&have=${have.join(",")}&store=${session.store}`);
+    await keepUp(reply.guideline);
     const known = new Set([...have, ...queue.map((one) => one.id)]);
     const fresh = reply.items.filter((one) => !known.has(one.id));
     const waited = !queue.length;
@@ -159,6 +185,7 @@ function rest() {
 // ---- answering
 
 function answer(given, words) {
+  if (taking) return tooSoon("Your last answer is being taken back.");
   const asked = item();
   const vote = {
     id: uuid(),
@@ -166,6 +193,7 @@ function answer(given, words) {
     answer: given,
     tags: draft.tags,
     note: draft.note,
+    guideline: session.guideline.version,
     seconds: Math.round(spentSeconds() * 10) / 10,
     at: Date.now() / 1000,
   };
@@ -173,7 +201,7 @@ function answer(given, words) {
     outbox.vote(vote);
   } catch {
     alert("full", "This browser's storage is full, so the answer could not be kept. Wait until what is kept was sent, or make room, and answer again.", true);
-    return;
+    return undefined;
   }
   past.push({ vote, item: asked, draft, spent: clock.spent });
   keepText(null);
@@ -181,6 +209,13 @@ function answer(given, words) {
   queue.shift();
   show(words);
   look();
+  return undefined;
+}
+
+/** Says why a key was no answer; those that follow it closely are none either. */
+function tooSoon(words) {
+  stray = performance.now();
+  byId("remark").textContent = words;
 }
 
 function spentSeconds() {
@@ -210,7 +245,7 @@ function mark(row, value) {
   draft.values[row] = value;
   const rows = MODES[item().mode].rows(item());
   cursor = Math.min(row + 1, rows.length - 1);
-  drawValues(draft, cursor);
+  showCursor();
   speak(`${rows[row].name}: ${value}`);
   if (rows.length === 1) send();
 }
@@ -236,15 +271,26 @@ async function undo() {
   return undefined;
 }
 
-/** Takes back what was answered before the page was loaded. */
-async function undoEarlier() {
-  if (!outbox) return;
+/** Takes back what was answered before the page was loaded: one after the other, and nothing is answered meanwhile. */
+function undoEarlier() {
+  if (!outbox) return takenBack;
+  taking += 1;
+  const slow = setTimeout(() => alert("taking", "Your last answer is being taken back …"), SLOW);
+  takenBack = takenBack.then(takeBackEarlier).finally(() => {
+    taking -= 1;
+    clearTimeout(slow);
+    if (!taking) alert("taking", "");
+  });
+  return takenBack;
+}
+
+async function takeBackEarlier() {
   await outbox.flush();
   if (outbox.entries().length) return speak("What is kept here must be sent before older answers can be taken back.");
   try {
-    const { judgements } = await ask("/api/history?limit=1");
+    const { judgements } = await ask(`/api/history?limit=1&store=${session.store}`);
     if (!judgements.length) return speak("There is nothing to take back.");
-    const back = await ask("/api/undo", { rater: session.rater, id: judgements[0].id });
+    const back = await ask("/api/undo", { rater: session.rater, store: session.store, id: judgements[0].id });
     told(back);
     bringBack(back.item, { ...blank(), ...back.draft, from: back.draft.of ?? null });
   } catch (error) {
@@ -512,7 +558,7 @@ function drawSkip(box) {
   const field = element("input", { type: "text", "aria-label": "Another reason", placeholder: "Another reason, then Enter", maxLength: 500 });
   box.replaceChildren(
     element("p", { textContent: "Why do you skip it?" }),
-    ...REASONS.map((reason, at) => button(reason, String(at + 1), () => skip(reason))),
+    ...session.reasons.map((reason, at) => button(reason, String(at + 1), () => skip(reason))),
     field,
     button("No reason", "Enter", () => skip("")),
     button("Back", "Esc", closePanel, "quiet"),
@@ -603,29 +649,47 @@ function leave() {
 function inPanel(name) {
   const digit = Number(name) - 1;
   if (panel === "tags" && digit >= 0) toggleTag(digit);
-  else if (panel === "skip" && REASONS[digit]) skip(REASONS[digit]);
+  else if (panel === "skip" && session.reasons[digit]) skip(session.reasons[digit]);
   else if (panel === "skip" && name === "enter") skip("");
-  else return false;
+  // A digit that is no reason is no answer either.
+  else return panel === "skip" && digit >= 0;
   return true;
 }
 
 function onItem(name) {
-  if (!item()) return false;
+  const meant = item() && meaning(name);
+  const burst = performance.now() - stray < UNREAD;
+  if (!item() && ANSWERS.test(name)) stray = performance.now();
+  if (!meant) return false;
+  if (burst) tooSoon("That was not counted, for this item had only just come. Answer it now.");
+  else meant();
+  return true;
+}
+
+/** What answers or marks something in one of the modes. */
+const ANSWERS = /^(Shift\+)?Arrow|^[0-9x]$/;
+
+/** What a key does to the item on screen, null where it does nothing. */
+function meaning(name) {
   const mode = MODES[item().mode];
   const choice = mode.choices(item(), draft).find((one) => one.keys.includes(name));
   const rows = mode.rows(item());
   const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[name];
-  if (choice) choose(choice);
-  else if (rows.length && step) move(step, rows.length);
-  else if (rows[cursor]?.values.includes(Number(name)) && name.trim()) mark(cursor, Number(name));
-  else if (name === "enter" && byId("field")) byId("field").focus();
-  else if (name === "enter" && rows.length) send();
-  else return false;
-  return true;
+  if (choice) return () => choose(choice);
+  if (rows.length && step) return () => move(step, rows.length);
+  if (rows[cursor]?.values.includes(Number(name)) && name.trim()) return () => mark(cursor, Number(name));
+  if (name === "enter" && byId("field")) return () => byId("field").focus();
+  if (name === "enter" && rows.length) return send;
+  return null;
 }
 
 function move(step, count) {
   cursor = (cursor + step + count) % count;
+  showCursor();
+}
+
+/** Marks where the digits go to, which may be out of sight. */
+function showCursor() {
   drawValues(draft, cursor);
   document.querySelector(".cursor")?.scrollIntoView({ block: "nearest" });
 }

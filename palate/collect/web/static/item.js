@@ -16,7 +16,7 @@ export function draw(item, draft, compares, on) {
 /** Draws the answers anew, and leaves the prompt as it is. */
 export function drawPlaces(item, draft, compares, on) {
   const marked = compares ? compared(item.places) : null;
-  const panes = item.places.map((place, at) => pane(item, draft, at, marked?.[at] ?? prose(place.html), on));
+  const panes = item.places.map((place, at) => pane(item, draft, at, marked?.[at] ?? content(place), on));
   const written = MODES[item.mode].writes(item, draft);
   if (written !== null && item.places.length < 2) panes.push(sheet(draft, "Your answer", on));
   const places = byId("places");
@@ -81,6 +81,11 @@ function pane(item, draft, place, content, on) {
   );
   if (row) made.dataset.row = place;
   return made;
+}
+
+/** An answer as prose; where there is nothing to see, that is said, or it would look as if it had not come. */
+function content(place) {
+  return place.text.trim() ? prose(place.html) : element("p", { className: "remark", textContent: "(An answer without text.)" });
 }
 
 function sheet(draft, name, on) {

@@ -14,7 +14,7 @@ const [SOONEST, LATEST] = [1_000, 15_000];
 // With these it helps to wait and send the same again.
 const PASSING = new Set([408, 429, 500, 502, 503, 504]);
 
-// With these the page is no longer who it was: only opening the link anew helps.
+// With these the page is no longer who it was, or the server serves another store: only opening the link anew helps.
 const ESTRANGED = new Set([401, 403, 409]);
 
 /** A random name for a vote (a UUID of version 4); `randomUUID` itself is there on https and localhost alone. */
@@ -33,7 +33,7 @@ export function uuid() {
  */
 export class Outbox {
   #prefix;
-  #rater;
+  #who;
   #calls;
   #count = 0;
   #tried = new Set();
@@ -51,7 +51,7 @@ export class Outbox {
 
   constructor(store, rater, calls) {
     this.#prefix = `palate/outbox/${encodeURIComponent(store)}/${encodeURIComponent(rater)}/`;
-    this.#rater = rater;
+    this.#who = { rater, store };
     this.#calls = calls;
     // Votes of an earlier life of the page may have arrived.
     for (const entry of this.entries()) this.#tried.add(entry.key);
@@ -125,7 +125,7 @@ export class Outbox {
     for (const entry of batch) this.#tried.add(entry.key);
     let reply;
     try {
-      reply = await ask("/api/votes", { rater: this.#rater, votes: batch.map((entry) => entry.vote) });
+      reply = await ask("/api/votes", { ...this.#who, votes: batch.map((entry) => entry.vote) });
     } catch (error) {
       if (!(error instanceof Refused) || PASSING.has(error.status) || ESTRANGED.has(error.status)) throw error;
       // One of them spoils the whole request: send them one by one, and let go of the one to blame.
@@ -148,7 +148,7 @@ export class Outbox {
   async #sendUndo(entry) {
     let reply = {};
     try {
-      reply = await ask("/api/undo", { rater: this.#rater, id: entry.undo });
+      reply = await ask("/api/undo", { ...this.#who, id: entry.undo });
     } catch (error) {
       if (!(error instanceof Refused) || PASSING.has(error.status) || ESTRANGED.has(error.status)) throw error;
       this.#calls.refused(null, error.message);
