@@ -125,7 +125,7 @@ def _gathered(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[st
     latest = answered(items, judgements)
     for item in items:
         for rater, judgement in latest[item.id].items():
-            own = seen[rater]
+            own = seen[judgement.rater]
             if item.expected is not None:
                 own.gold += _likeness(said(item.expected), said(judgement.answer))
             original = by_id.get(item.repeats)
@@ -165,9 +165,10 @@ def _beside_others(seen: Mapping[str, _Seen], given: Mapping[str, Judgement]) ->
             alike[rater].append((told.count(value) - 1) / (len(told) - 1))
     for rater, shares in alike.items():
         if shares:
-            seen[rater].others.append(fmean(shares))
+            own = seen[given[rater].rater]
+            own.others.append(fmean(shares))
             if fmean(shares) != 0.5:
-                seen[rater].sided.append(float(fmean(shares) > 0.5))
+                own.sided.append(float(fmean(shares) > 0.5))
 
 
 def _likeness(expected: Mapping[Question, float], given: Mapping[Question, float]) -> list[float]:
@@ -230,8 +231,8 @@ class _Everyone:
         everyone = list(seen)
         self.pooled = {name: [case for one in everyone for case in getattr(one, name)] for name in _COMPARED}
         self.totals = {name: sum(cases) for name, cases in self.pooled.items()}
-        self.seconds = np.concatenate([one.seconds for one in everyone])
-        self.owners = np.repeat([id(one) for one in everyone], [len(one.seconds) for one in everyone])
+        self.seconds = np.array([seconds for one in everyone for seconds in one.seconds])
+        self.owners = np.array([id(one) for one in everyone for _ in one.seconds])
 
     def share(self, name: str, own: _Seen) -> float | None:
         """The share among the others' cases; None where these are too few to compare with."""

@@ -20,6 +20,7 @@ import pydantic
 from palate.collect.endpoint import Client, Refused, Unanswered, concurrently
 from palate.collect.judge import Question, fenced
 from palate.collect.judgements import Candidate, Edited, Item, Judgement, Origin, Rater
+from palate.collect.replies import spoken
 from palate.engine.seeding import permutation
 from palate.errors import RecipeError
 from palate.records import Demonstration, Prompt
@@ -198,7 +199,7 @@ class Reviser:
     def _text(self, turns: list[dict[str, str]]) -> str:
         """What the model says, whole and not empty."""
         reply = self.client.chat(turns, max_tokens=self.max_tokens)
-        said = reply.text.rpartition("</think>")[2].strip()
+        said = spoken(reply.text)
         if reply.cut or not said:
             raise _Unusable
         return said

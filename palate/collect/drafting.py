@@ -7,14 +7,16 @@ for counts, which follow from formulas. A part that cannot be used after two tri
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from palate.collect.design import Asked, Behaviour, Case, Example, Principle, Tag, conversation
+from palate.collect.replies import objects, spoken
+from palate.records import Message
 
 # What answers a question in JSON of a shape.
 Ask = Callable[[Sequence[Mapping[str, str]], Mapping[str, Any]], str]
@@ -80,6 +82,7 @@ class _Prompts(BaseModel):
 
 
 Shape = TypeVar("Shape", bound=BaseModel)
+Named = TypeVar("Named", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ def _answered(part: _Part[Any], behaviour: Behaviour, ask: Ask) -> tuple[Any, st
     for _ in range(TRIES):
         text = ask(messages, _schema(part))
         try:
-            found = part.shape.model_validate(_object(text))
+            found = part.shape.model_validate(_given(text))
             fault = part.faults(behaviour, found)
         except (ValidationError, ValueError) as error:
             found, fault = None, _first_line(error)
@@ -145,12 +148,12 @@ def _schema(part: _Part[Any]) -> dict[str, Any]:
     return part.shape.model_json_schema()
 
 
-def _object(text: str) -> Any:
-    """The JSON object in a text, which may stand in a fence or between sentences; ValueError where there is none."""
-    found = re.search(r"\{.*\}", text, flags=re.DOTALL)
-    if found is None:
-        raise ValueError("there is no JSON object in it")
-    return json.loads(found[0])
+def _given(text: str) -> dict[str, Any]:
+    """The last JSON object of a reply, which may stand in a fence or between sentences; ValueError for none."""
+    found = [*objects(spoken(text))]
+    if not found:
+        raise ValueError("there is no whole JSON object in it")
+    return found[-1]
 
 
 def _first_line(error: ValidationError | ValueError) -> str:
@@ -167,15 +170,25 @@ def _no_fault(behaviour: Behaviour, found: BaseModel) -> str:
     return ""
 
 
+def _repeated(new: Iterable[Named], known: Iterable[Named]) -> list[Named]:
+    """Those of the new that are known, or stand there twice."""
+    drafted = [*new]
+    seen = Counter((*drafted, *{*known}))
+    return [one for one in drafted if seen[one] > 1]
+
+
+def _asked(behaviour: Behaviour) -> set[tuple[Message, ...]]:
+    """The prompts that the behaviour has anywhere."""
+    return {one.prompt for one in (*behaviour.prompts, *behaviour.examples, *behaviour.gold)}
+
+
 def _with_rules(behaviour: Behaviour, found: _Rules) -> Behaviour:
     new = tuple(Principle(one.rule, one.detail) for one in found.rules)
     return replace(behaviour, principles=behaviour.principles + new)
 
 
 def _faulty_tags(behaviour: Behaviour, found: _Tags) -> str:
-    known = {tag.name for tag in behaviour.tags}
-    names = [one.name for one in found.tags]
-    twice = [name for name in names if name in known or names.count(name) > 1]
+    twice = _repeated((one.name for one in found.tags), (tag.name for tag in behaviour.tags))
     return f"the tag {twice[0]} is there already" if twice else ""
 
 
@@ -189,10 +202,8 @@ def _faulty_pairs(behaviour: Behaviour, found: _Pairs) -> str:
     degrees = [one.degree for one in found.pairs]
     if not min(degrees) < 0 < max(degrees):
         return "the same answer is better in all pairs; mix them"
-    asked = {one.prompt for one in (*behaviour.examples, *behaviour.gold)}
-    if any(conversation(one.prompt) in asked for one in found.pairs):
-        return "a pair has the prompt of one that is there already"
-    return ""
+    twice = _repeated((conversation(one.prompt) for one in found.pairs), _asked(behaviour))
+    return "a pair has the prompt of one that is there already" if twice else ""
 
 
 def _with_pairs(behaviour: Behaviour, found: _Pairs) -> Behaviour:
@@ -205,9 +216,8 @@ def _with_cases(behaviour: Behaviour, found: _Cases) -> Behaviour:
 
 
 def _faulty_prompts(behaviour: Behaviour, found: _Prompts) -> str:
-    asked = {one.prompt for one in (*behaviour.prompts, *behaviour.examples, *behaviour.gold)}
-    new = [conversation(text.strip()) for text in found.prompts]
-    return "a prompt stands there twice, or is there already" if len({*new} - asked) < len(new) else ""
+    twice = _repeated((conversation(text.strip()) for text in found.prompts), _asked(behaviour))
+    return "a prompt stands there twice, or is there already" if twice else ""
 
 
 def _with_prompts(behaviour: Behaviour, found: _Prompts) -> Behaviour:

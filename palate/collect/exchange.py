@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from palate.collect.judgements import (
     MOST,
+    NOBODY,
     Answer,
     Candidate,
     Edited,
@@ -49,9 +50,6 @@ from palate.records import Demonstration, Feedback, PreferencePair, Prompt, Rank
 Form = Literal["trl", "hh", "kto", "rankings", "ratings", "demonstrations", "csv", "events"]
 OnBad = Literal["stop", "skip"]
 
-# Who gave a thumb that names nobody.
-NOBODY = "user:log"
-
 _UP = (True, 1, "up", "👍", "+1")
 _DOWN = (False, 0, -1, "down", "👎", "-1")
 _ANNOTATORS = ("annotator1", "annotator2", "annotator3")
@@ -73,13 +71,13 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What one row says: texts in the order that the answer speaks of, and who said it."""
+    """What one row says: texts in the order that the answer speaks of, who said it, and the models behind each text."""
 
     prompt: Prompt
     texts: tuple[str, ...]
     mode: Mode
     answers: tuple[tuple[str, Answer], ...]
-    model: str = ""
+    models: tuple[tuple[str, ...], ...] = ()
     mark: str = ""
     note: str = ""
     at: float = 0.0
@@ -105,7 +103,7 @@ def read_feedback(
     file = Origin("file", path.name, file_sha256(path))
     for one in said:
         item, answers = _asked(one, file)
-        items.setdefault(item.id, item)
+        items[item.id] = _joined(items.get(item.id, item), item)
         for name, answer in answers:
             raters.setdefault(name, Rater(name, kind))
             told = json.dumps([name, item.id, answer_to_json(answer), one.mark])
@@ -155,14 +153,25 @@ def _asked(said: _Said, file: Origin) -> tuple[Item, tuple[tuple[str, Answer], .
     Completions stand in an order of hashes: in a file the chosen one stands first, and an item must not tell.
     """
     places = sorted(range(len(said.texts)), key=lambda place: hashlib.sha256(said.texts[place].encode()).digest())
-    origins = (Origin("model", said.model), file) if said.model else (file,)
+    models = said.models or ((),) * len(said.texts)
     item = Item(
         prompt=replace(said.prompt, fields=_plain(said.prompt.fields), line=0),
-        candidates=tuple(Candidate(said.texts[place], origins) for place in places),
+        candidates=tuple(
+            Candidate(said.texts[place], (*(Origin("model", name) for name in models[place]), file)) for place in places
+        ),
         mode=said.mode,
         wanted=max(1, len(said.answers)),
     )
     return item, tuple((name, _turned(answer, places)) for name, answer in said.answers)
+
+
+def _joined(known: Item, same: Item) -> Item:
+    """One item of two rows that ask the same, its completions with the origins of both."""
+    candidates = tuple(
+        Candidate(one.text, tuple(dict.fromkeys((*one.origins, *other.origins))))
+        for one, other in zip(known.candidates, same.candidates, strict=True)
+    )
+    return replace(known, candidates=candidates)
 
 
 def _turned(answer: Answer, places: Sequence[int]) -> Answer:
@@ -184,21 +193,31 @@ def _records(path: Path, rater: str, on_bad: OnBad, left_out: Counter[str]) -> I
             left_out["rankings with one text at two ranks"] += 1
         else:
             yield replace(said, mark=str(number))
+    if "ratings" in data.mapping.also:
+        yield from _scored(path, rater)
+
+
+def _scored(path: Path, rater: str) -> Iterator[_Said]:
+    """The scores that stand beside ranks."""
+    try:
+        data = read(path, "ratings", on_bad="skip")
+    except DataError:  # it holds ranks alone
+        return
+    for number, record in enumerate(data.records):
+        yield replace(_rated(record, rater), mark=str(number))
 
 
 def _said(record: Record, rater: str) -> _Said | None:
     match record:
-        case PreferencePair(prompt, chosen, rejected, margin):
+        case PreferencePair(prompt, chosen, rejected, margin, weight):
             degree = 1 if margin is None else min(MOST, max(1, round(margin)))
-            note = "" if margin in (None, degree) else f"margin {margin}"
-            return _Said(prompt, (chosen, rejected), "pair", ((rater, Preference(-degree)),), note=note)
-        case Ranking(prompt, completions, ranks):
-            ranked = dict(zip(completions, ranks, strict=True))
-            if len(ranked) < len(set(zip(completions, ranks, strict=True))):
-                return None
-            return _Said(prompt, tuple(ranked), "ranking", ((rater, Order(tuple(ranked.values()))),))
-        case Rating(prompt, completion, scores):
-            return _Said(prompt, (completion,), "rating", ((rater, Scores(scores)),))
+            notes = [] if margin in (None, degree) else [f"margin {margin}"]
+            notes += [] if weight == 1 else [f"weight {weight}"]
+            return _Said(prompt, (chosen, rejected), "pair", ((rater, Preference(-degree)),), note=", ".join(notes))
+        case Ranking():
+            return _ranked(record, rater)
+        case Rating():
+            return _rated(record, rater)
         case Feedback(prompt, completion, desirable):
             return _Said(prompt, (completion,), "thumbs", ((rater, Thumb(desirable)),))
         case Demonstration(prompt, completion):
@@ -207,12 +226,37 @@ def _said(record: Record, rater: str) -> _Said | None:
             return _Said(record, (), "demonstration", ())
 
 
+def _ranked(record: Ranking, rater: str) -> _Said | None:
+    ranked = dict(zip(record.completions, record.ranks, strict=True))
+    if len(ranked) < len(set(zip(record.completions, record.ranks, strict=True))):
+        return None
+    prompt, models = record.prompt, ()
+    names = prompt.fields.get("models")
+    if isinstance(names, list) and len(names) == len(record.completions) and all(isinstance(one, str) for one in names):
+        prompt = _without(prompt, "models")
+        by_text = list(zip(record.completions, names, strict=True))
+        models = tuple(tuple(dict.fromkeys(name for one, name in by_text if one == text and name)) for text in ranked)
+    return _Said(prompt, tuple(ranked), "ranking", ((rater, Order(tuple(ranked.values()))),), models)
+
+
+def _rated(record: Rating, rater: str) -> _Said:
+    prompt, models = record.prompt, ()
+    name = prompt.fields.get("model")
+    if isinstance(name, str) and name:
+        prompt, models = _without(prompt, "model"), ((name,),)
+    return _Said(prompt, (record.completion,), "rating", ((rater, Scores(record.scores)),), models)
+
+
+def _without(prompt: Prompt, *columns: str) -> Prompt:
+    """The prompt without columns that are told of elsewhere."""
+    return replace(prompt, fields={name: value for name, value in prompt.fields.items() if name not in columns})
+
+
 def _voted(record: Ranking, rater: str) -> _Said:
     """Two responses and the votes of three annotators, each a rater of their own."""
     votes = {name: record.prompt.fields[name] for name in _ANNOTATORS}
-    others = {name: value for name, value in record.prompt.fields.items() if name not in votes}
     answers = tuple((f"{rater}:{name}", Preference({1: -1, 2: 1}.get(vote, 0))) for name, vote in votes.items())
-    return _Said(replace(record.prompt, fields=others), record.completions, "pair", answers)
+    return _Said(_without(record.prompt, *_ANNOTATORS), record.completions, "pair", answers)
 
 
 def _is_log(path: Path) -> bool:
@@ -247,7 +291,7 @@ def _thumbed(row: Mapping[str, Any], line: int, rater: str) -> _Said:
         texts=(reply(row["completion"], "completion"),),
         mode="thumbs",
         answers=((f"user:{user}" if user else rater, Thumb(_is_up(row))),),
-        model=model,
+        models=((model,),) if model else (),
         mark=str(line if row.get("id") is None else row["id"]),
         note=note,
         at=_moment(row.get("at")),

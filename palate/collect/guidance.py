@@ -13,6 +13,7 @@ from string import Template
 
 from palate.collect import design, sizes
 from palate.collect.design import BEHAVIOURS, Behaviour, Example, Plan
+from palate.collect.judgements import REASONS
 from palate.collect.sentence import gap
 from palate.records import Message
 
@@ -125,6 +126,7 @@ def _judging(behaviour: Behaviour) -> dict[str, str]:
         ),
         "in_scope": ", ".join(behaviour.in_scope),
         "out_of_scope": _bullets(behaviour.out_of_scope),
+        "reasons": ", ".join(f"{number} `{reason}`" for number, reason in enumerate(REASONS, start=1)),
         "tags": _mark(behaviour, "tags")
         + _table(("Tag", "When"), ((f"`{tag.name}`", tag.when) for tag in behaviour.tags)),
         "examples": drafted + "\n\n".join(_pair(place, one) for place, one in enumerate(worked, start=1)),

@@ -27,6 +27,7 @@ from palate.collect.annotators import Share, share
 from palate.collect.controls import CONTROLS, Control, carried, planted
 from palate.collect.endpoint import Client, Refused, Unanswered, concurrently
 from palate.collect.judgements import Item, Judgement, Preference, Rater, Skipped
+from palate.collect.replies import objects, spoken
 from palate.collect.votes import answered, sign
 from palate.engine.seeding import derive
 from palate.evaluation.verdicts import Level
@@ -326,32 +327,16 @@ def fenced(texts: dict[str, str], seed: int) -> str:
 
 def parsed(text: str) -> Verdict:
     """The verdict in a reply: of a JSON object in it, or in plain words; none where there are two that differ."""
-    said = text.rpartition("</think>")[2][-READ:].strip()
-    objects = [one for one in _objects(said) if str(one.get("better", "")).strip().lower() in _OTHER]
-    if objects:
-        places: set[Any] = {str(one["better"]).strip().lower() for one in objects}
-        reason = str(objects[-1].get("reason", ""))
+    said = spoken(text)[-READ:].strip()
+    found = [one for one in objects(said) if str(one.get("better", "")).strip().lower() in _OTHER]
+    if found:
+        places: set[Any] = {str(one["better"]).strip().lower() for one in found}
+        reason = str(found[-1].get("reason", ""))
     else:
         words = _WORDS.fullmatch(said.lower())
         places = {words[1] or words[2]} if words else set(_FIELD.findall(said.lower()))
         reason = said
     return Verdict(places.pop() if len(places) == 1 else None, " ".join(reason.split())[:500])
-
-
-def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects that stand in a text, outermost ones."""
-    place = text.find("{")
-    while place >= 0:
-        try:
-            found, end = _DECODER.raw_decode(text, place)
-        except (ValueError, RecursionError):
-            end = place + 1
-        else:
-            yield found
-        place = text.find("{", end)
-
-
-_DECODER = json.JSONDecoder()
 
 
 # ---- what a judge is worth

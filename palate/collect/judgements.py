@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from palate.errors import DataError, UsageError
-from palate.records import Message, Prompt
+from palate.records import Message, Prompt, Role
 
 Mode = Literal["pair", "ranking", "rating", "thumbs", "demonstration", "edit"]
 Slice = Literal["random", "uncertain", "adversarial", "given"]
@@ -29,8 +30,13 @@ RaterKind = Literal["human", "judge", "program"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 # The strongest preference.
 MOST = 3
+# Why a person skips an item: the label page offers these by number, and guidelines call them so.
+REASONS = ("cannot check", "makes no sense", "broken or cut off", "private", "safety", "upsetting")
 
 LONGEST_NAME = 200
+
+# Who gave a thumb that names nobody: not one person, so that each of these counts for itself.
+NOBODY = "user:log"
 
 
 # ---- what is asked
@@ -85,10 +91,11 @@ class Item:
             )
         if len({candidate.text for candidate in self.candidates}) < len(self.candidates):
             raise DataError("An item holds one completion twice; nothing can be preferred to itself. Merge the two.")
-        if not 0 < self.propensity <= 1 or self.wanted < 1:
+        if not (0 < self.propensity <= 1 and _counts(self.wanted) and _counts(self.round)):
             raise DataError(
-                f"An item has propensity {self.propensity} and wants {self.wanted} raters; the one is a probability "
-                "above 0, the other at least 1. Correct them."
+                f"An item has propensity {self.propensity!r}, wants {self.wanted!r:.50} raters and is of round "
+                f"{self.round!r:.50}; the first is a probability above 0, the others are whole numbers from 1. Correct "
+                "them."
             )
         if self.slice not in get_args(Slice):
             raise DataError(f"An item is of the slice {self.slice!r}; it is one of {', '.join(get_args(Slice))}.")
@@ -100,13 +107,17 @@ class Item:
 
     @property
     def id(self) -> str:
-        """The item's name: a hash of what is asked, so that the same question stored twice is one item."""
+        """The item's name: a hash of what is asked, so that the same question stored twice is one item.
+
+        Hidden gold is another item than the same question to which no answer is known.
+        """
         asked = [
             self.mode,
             self.round,
             self.repeats,
             [asdict(message) for message in self.prompt.messages],
             [candidate.text for candidate in self.candidates],
+            *([] if self.expected is None else [answer_to_json(self.expected)]),
         ]
         return hashlib.sha256(_compact(asked).encode()).hexdigest()[:24]
 
@@ -131,9 +142,9 @@ class Item:
     def from_json(cls, given: Mapping[str, Any]) -> Item:
         """The item that `to_json` wrote."""
         return cls(
-            prompt=Prompt(tuple(Message(**message) for message in given["messages"]), given["fields"]),
+            prompt=Prompt(tuple(map(_turn, given["messages"])), dict(given["fields"])),
             candidates=tuple(
-                Candidate(one["text"], tuple(Origin(**origin) for origin in one["origins"]))
+                Candidate(_text(one["text"]), tuple(Origin(**origin) for origin in one["origins"]))
                 for one in given["candidates"]
             ),
             mode=given["mode"],
@@ -284,10 +295,15 @@ class Judgement:
     def __post_init__(self) -> None:
         named(self.id, "judgement")
         named(self.rater, "rater")
-        if not (0 <= self.seconds < math.inf and 0 <= self.at < math.inf):
+        if not all(isinstance(text, str) for text in (self.item, self.note, self.guideline, *self.tags)):
             raise DataError(
-                f"A judgement took {self.seconds} seconds and was made at {self.at}; both are finite, from 0 up, the "
-                "latter in Unix time. Correct the clock that measured them."
+                f"The judgement {self.id!r} has an item, a note, a version of the guidelines or a tag that is no text. "
+                "Correct it."
+            )
+        if not (0 <= self.seconds <= sys.float_info.max and 0 <= self.at <= sys.float_info.max):
+            raise DataError(
+                f"A judgement took {self.seconds!r:.50} seconds and was made at {self.at!r:.50}; both are "
+                "finite, from 0 up, the latter in Unix time. Correct the clock that measured them."
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -345,6 +361,24 @@ def _typed(name: str, value: Any) -> Any:
     if type(value) is _TYPES.get(name):
         return value
     raise TypeError(f"{name} = {value!r:.100}")
+
+
+def _turn(given: Mapping[str, Any]) -> Message:
+    """A turn from outside; ValueError where its role is none."""
+    if given["role"] not in get_args(Role):
+        raise ValueError(f"role = {given['role']!r:.100}")
+    return Message(given["role"], _text(given["content"]))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.100} is no text")
+    return value
+
+
+def _counts(value: Any) -> bool:
+    """Whether a value is a whole number from 1 that a database can hold."""
+    return type(value) is int and 0 < value < 2**63
 
 
 def mode_of(name: str) -> Mode:

@@ -88,7 +88,7 @@ def quality(
     items: Sequence[Item], judgements: Sequence[Judgement], raters: Mapping[str, Rater] | None = None
 ) -> Quality:
     """The report on feedback; a rater who is not among `raters` is taken for a person."""
-    people = _of_people(judgements, raters or {})
+    people = of_people(judgements, raters or {})
     plain = uncontrolled(items)
     latest = answered(plain, people)
     return Quality(
@@ -103,7 +103,8 @@ def quality(
     )
 
 
-def _of_people(judgements: Sequence[Judgement], raters: Mapping[str, Rater]) -> Sequence[Judgement]:
+def of_people(judgements: Sequence[Judgement], raters: Mapping[str, Rater]) -> Sequence[Judgement]:
+    """What people said; what judges and programs did, where no person said anything."""
     machines = {name for name, rater in raters.items() if rater.kind != "human"}
     return [judgement for judgement in judgements if judgement.rater not in machines] or judgements
 
@@ -172,7 +173,7 @@ def disagreements(items: Iterable[Item], latest: Answered) -> tuple[Disagreement
             for question, by_rater in values(given).items()
             for one, other in combinations(by_rater, 2)
         ]
-        told = tuple(Said(rater, one.answer, one.tags, one.note) for rater, one in given.items())
+        told = tuple(Said(one.rater, one.answer, one.tags, one.note) for one in given.values())
         texts = tuple(candidate.text for candidate in item.candidates)
         entropy = fmean(map(_entropy, divided))
         found.append(Disagreement(item.id, item.prompt.text, texts, entropy, fmean(apart), told))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -199,11 +200,6 @@ class Store:
                 "INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", [(item, rater, until) for item in items]
             )
 
-    def release(self, rater: str) -> None:
-        """Lets go what a rater had leased."""
-        with self._writing() as connection:
-            connection.execute("DELETE FROM leases WHERE rater = ?", (rater,))
-
     # ---- reading
 
     def items(self) -> list[Item]:
@@ -245,11 +241,6 @@ class Store:
         """Items that this rater has not judged and that want more raters than have judged or are looking at them."""
         rows = self._query(_WAITING, {"rater": rater, "now": time.time(), "limit": limit})
         return [Item.from_json(json.loads(body)) for (body,) in rows]
-
-    def missing(self) -> int:
-        """How many judgements the items still want; hidden gold and repetitions want none of themselves."""
-        rows = self._query("SELECT COALESCE(SUM(wanted - judged), 0) FROM asked WHERE judged < wanted")
-        return rows[0][0]
 
     def events(self, kind: str | None = None, after: int = 0) -> list[Event]:
         """The log as it is, retractions and what they took back included, or the events of one kind; those `after` a
@@ -368,15 +359,17 @@ def _retract(connection: sqlite3.Connection, judgement: str, rater: str, at: flo
 
 def _add_event(connection: sqlite3.Connection, event: Event) -> bool:
     """What an event of another store says, said anew: it is checked as if it came for the first time."""
-    kind, _, name = event.id.partition(":")
     try:
+        kind, _, name = event.id.partition(":")
+        if not 0 <= event.at <= sys.float_info.max:
+            raise ValueError(f"at = {event.at!r:.100}")
         match event.kind if event.kind == kind else "":
             case "item":
                 return _add_item(connection, Item.from_json(event.body), event.at)
             case "rater":
                 return _add_rater(connection, Rater(name, event.body["kind"]), event.at)
             case "guideline":
-                return _add_guideline(connection, name, event.body["text"], event.at)
+                return _add_guideline(connection, name, str(event.body["text"]), event.at)
             case "judgement":
                 return _record(connection, Judgement.from_json(event.body), event.at)
             case "retraction":

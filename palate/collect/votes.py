@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
-from palate.collect.judgements import Answer, Item, Judgement, Order, Preference, Scores, Skipped, Thumb
+from palate.collect.judgements import NOBODY, Answer, Item, Judgement, Order, Preference, Scores, Skipped, Thumb
 from palate.evaluation.ceiling import Votes
 
 # ("comparison", i, j), ("thumb",) or ("attribute", name)
 Question = tuple[str | int, ...]
 
-# The newest judgement of each rater for each item that was not skipped, by item and by rater.
+# The newest judgement of each rater for each item that was not skipped, by item and by rater; those of nobody in
+# particular by their own ids.
 Answered = Mapping[str, Mapping[str, Judgement]]
 
 
@@ -47,11 +48,14 @@ def sign(number: float) -> int:
 
 
 def answered(items: Iterable[Item], judgements: Iterable[Judgement]) -> Answered:
-    """What holds of each of the items: a later judgement of the same rater stands for an earlier one."""
+    """What holds of each of the items: a later judgement of the same rater stands for an earlier one.
+
+    Those who are not named are not one rater: each of their judgements holds.
+    """
     found: dict[str, dict[str, Judgement]] = {item.id: {} for item in items}
     for judgement in judgements:
         if judgement.item in found and not isinstance(judgement.answer, Skipped):
-            found[judgement.item][judgement.rater] = judgement
+            found[judgement.item][judgement.id if judgement.rater == NOBODY else judgement.rater] = judgement
     return found
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from palate.collect import guidance, sizes
 from palate.collect.design import Behaviour, Example, divided, known_behaviours, named_behaviour, plan_of
 from palate.collect.drafting import drafted
+from palate.collect.judgements import REASONS
 from palate.collect.sentence import _shared, _tables, name_of, own_behaviour, read_sentence
 from palate.collect.web.rendering import rendered
 from palate.errors import UsageError
@@ -274,6 +275,16 @@ def test_every_call_names_the_key_that_says_it(wish: str) -> None:
 
 
 @pytest.mark.parametrize("wish", ALL)
+def test_every_reason_to_skip_is_one_that_the_label_page_offers(wish: str) -> None:
+    written = files(wish)
+    both = written[guidance.GUIDELINES] + written[guidance.PROTOCOL]
+    told = re.findall(r"(?i)\bskip[^.|\n]*?\b(?:with|reason) `([^`]+)`(?: or `([^`]+)`)?", both)
+    assert {"private", "upsetting"} < {reason for one in told for reason in one if reason} <= {*REASONS}
+    offered = ", ".join(f"{number} `{reason}`" for number, reason in enumerate(REASONS, start=1))
+    assert f"S asks for a reason, by number: {offered};" in written[guidance.GUIDELINES]
+
+
+@pytest.mark.parametrize("wish", ALL)
 def test_no_document_is_left_with_a_blank(wish: str) -> None:
     written = files(wish, pay=30)
     for name in (guidance.README, guidance.PROTOCOL, guidance.CRITERIA, guidance.GUIDELINES):
@@ -339,10 +350,20 @@ def test_what_a_model_drafts_is_added_and_marked() -> None:
     assert "too-loud" in text[guidance.TAGS] and "A drafted question" in text[guidance.PROMPTS]
 
 
-def test_an_answer_between_other_words_is_read() -> None:
-    fenced = f"Certainly!\n```json\n{json.dumps(DRAFTS['tags'])}\n```\nHope that helps."
-    after, said = drafted(named_behaviour("helpfulness"), model({"tags": [fenced]}), "m")
-    assert said == [] and after.tags[-1].name == "too-quiet"
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Certainly!\n```json\n{}\n```\nHope that helps.",
+        "<think>The shape is {{tags: [...]}}, I see.</think>{}",
+        "For {{name}} I take\n{}\nwhere {{when}} is seen in the answer.",
+    ],
+    ids=["in a fence", "after thoughts", "between braces"],
+)
+def test_an_answer_between_other_words_is_read(reply: str) -> None:
+    before = named_behaviour("helpfulness")
+    ask = model({"tags": [reply.format(json.dumps(DRAFTS["tags"]))]})
+    after, said = drafted(before, ask, "m")
+    assert said == [] and after.tags[-1].name == "too-quiet" and ask.asked.count("tags") == 1
 
 
 def with_pairs(**change: Any) -> dict[str, Any]:
@@ -352,8 +373,9 @@ def with_pairs(**change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("part", "answer", "fault"),
     [
-        ("rules", "I cannot do that.", "no JSON object"),
-        ("rules", "{broken}", "property name"),
+        ("rules", "I cannot do that.", "no whole JSON object"),
+        ("rules", "{broken}", "no whole JSON object"),
+        ("rules", '{"rules": ' * 2_000, "no whole JSON object"),
         ("rules", {"rules": []}, "at least 2 items"),
         ("rules", {"rules": [{"rule": "a\nb|c", "detail": "d"}] * 2}, "pattern"),
         ("tags", {"tags": [{"name": "wrong", "when": "it is wrong"}] * 2}, "there already"),
@@ -362,6 +384,7 @@ def with_pairs(**change: Any) -> dict[str, Any]:
         ("pairs", with_pairs(degree=3), "same answer is better in all"),
         ("pairs", with_pairs(degree=7), "less than or equal to 3"),
         ("pairs", with_pairs(extra=1), "not permitted"),
+        ("pairs", with_pairs(prompt="Drafted prompt 0"), "is there already"),
         ("prompts", {"prompts": ["One question?"] * 12}, "twice"),
     ],
 )

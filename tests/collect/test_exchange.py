@@ -26,13 +26,17 @@ from palate.collect import (
     Thumb,
     Written,
 )
+from palate.collect.annotators import annotators
 from palate.collect.exchange import Exported, export, read_feedback
+from palate.collect.quality import disagreements
+from palate.collect.votes import answered
 from palate.data.inspect import inspect_file
 from palate.data.reading import file_sha256
 from palate.data.recognition import read
 from palate.errors import DataError, UsageError
 from palate.records import Demonstration, Feedback, Message, PreferencePair, Prompt, Ranking, Rating
 from palate.stages.feedback import give_out, take_in
+from palate.stages.pairing import pairs_of
 
 DATA = Path(os.environ.get("PALATE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 ASK = Prompt.of("Name a colour.")
@@ -162,6 +166,13 @@ def test_a_margin_becomes_a_degree_and_is_kept(tmp_path, margin, degree, note):
     assert preferred(found.items[0], judgement.answer) == ("better", "Red.", degree) and judgement.note == note
 
 
+def test_a_weight_is_kept(tmp_path):
+    row = {"prompt": "Name a colour.", "chosen": "Red.", "rejected": "No.", "weight": 0.25}
+    rows = [row, row | {"margin": 2.6}, row | {"weight": 1}]
+    found = read_feedback(write(tmp_path / "pairs.jsonl", *rows))
+    assert [one.note for one in found.judgements] == ["weight 0.25", "margin 2.6, weight 0.25", ""]
+
+
 def test_each_annotator_of_a_row_is_a_rater(tmp_path):
     row = {"instruction": "Name a colour.", "input": "", "response1": "Red.", "response2": "No.", "idx": 7}
     path = write(tmp_path / "votes.jsonl", row | {"annotator1": 1, "annotator2": 2, "annotator3": 0})
@@ -201,6 +212,26 @@ def test_the_log_of_a_deployed_model_becomes_thumbs(tmp_path):
     assert [one.at for one in found.judgements] == [12.5, 0.0, 1790769600.0]
     assert found.items[0].candidates[0].origins[0] == Origin("model", "v2")
     assert {rater.kind for rater in found.raters} == {"human"}
+
+
+def test_every_thumb_of_nobody_in_particular_counts(tmp_path):
+    """Three of four like "Red.", and one of four "No."; whoever came last says the opposite."""
+    thumbs = [("Red.", up) for up in (1, 1, 1, 0)] + [("No.", up) for up in (0, 0, 0, 1)]
+    log = [{"prompt": "Name a colour.", "completion": text, "up": up} for text, up in thumbs]
+    found = read_feedback(write(tmp_path / "log.jsonl", *log))
+    (pair,) = pairs_of(found.items, found.judgements).pairs
+    assert (pair.chosen, pair.rejected, len(pair.prompt.fields["votes"])) == ("Red.", "No.", 8)
+    assert [row["label"] for row in rows(export(found.items, found.judgements, "kto", raters={}, margin=False))] == [
+        *(True, False)
+    ]
+    (rater,) = annotators(found.items, found.judgements)
+    assert (rater.rater, rater.judgements) == ("user:log", 8)
+    told = disagreements(found.items, answered(found.items, found.judgements))
+    assert [[one.rater for one in item.said] for item in told] == [["user:log"] * 4] * 2
+    known = [row | {"user": "kim"} for row in log]  # one who changes their mind is one rater, whose last word holds
+    found = read_feedback(write(tmp_path / "log.jsonl", *known))
+    (pair,) = pairs_of(found.items, found.judgements).pairs
+    assert (pair.chosen, pair.rejected) == ("No.", "Red.")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +284,57 @@ def test_a_ranking_with_one_text_twice(tmp_path):
     assert found.left_out["rankings with one text at two ranks"] == 1
 
 
+def ultrafeedback(**other: Any) -> dict:
+    def completion(model: str, text: str, helpful: str, fine: float) -> dict:
+        annotations = {"helpfulness": {"Rating": helpful, "Rationale": "Because."}}
+        return {"model": model, "response": text, "annotations": annotations, "fine-grained_score": fine}
+
+    completions = [
+        completion("m1", "Red.", "5", 4.5),
+        completion("m2", "No.", "1", 1.25),
+        completion("m3", "No.", "1", 1.25),
+    ]
+    return {"instruction": "Name a colour.", "completions": completions, "source": "a book", **other}
+
+
+def test_models_and_scores_beside_a_ranking_are_kept(tmp_path):
+    path = write(tmp_path / "ultrafeedback.jsonl", ultrafeedback(models=["m1", "m2", "m3"]))
+    list(take_in(tmp_path / "one.sqlite", [path], rater="gpt-4", kind="judge"))
+    file = tmp_path / "events.jsonl"
+    file.write_text("".join(f"{line}\n" for line in give_out(tmp_path / "one.sqlite", "events").lines))
+    list(take_in(tmp_path / "two.sqlite", [file]))
+    with Store(tmp_path / "two.sqlite") as store:
+        ranking, *ratings = store.items()
+        answers = [preferred(store.item(one.item), one.answer) for one in store.judgements()]
+    origin = Origin("file", path.name, file_sha256(path))
+    by_text = {"Red.": ("m1",), "No.": ("m2", "m3")}
+    for one in (ranking, *ratings):
+        assert one.prompt.fields.keys() - {"models"} == {"source"}
+        for candidate in one.candidates:
+            assert {*candidate.origins} == {origin, *(Origin("model", name) for name in by_text[candidate.text])}
+    assert ranking.mode == "ranking" and "models" not in ranking.prompt.fields
+    assert answers[0] == {"Red.": 0, "No.": 1}
+    red, no = {"helpfulness": 5.0, "fine-grained": 4.5}, {"helpfulness": 1.0, "fine-grained": 1.25}
+    assert answers[1:] == [("Red.", red), ("No.", no), ("No.", no)]
+    rated = read_back(give_out(tmp_path / "two.sqlite", "ratings"), tmp_path / "ratings.jsonl").records
+    assert {one.completion: dict(one.scores) for one in rated} == {"Red.": red, "No.": no}
+
+
+def test_a_ranking_without_models_or_scores_is_a_ranking_alone(tmp_path):
+    row = {"prompt": "Name a colour.", "responses": [{"text": "Red.", "rank": 1}, {"text": "No.", "rank": 2}]}
+    found = read_feedback(write(tmp_path / "ranked.jsonl", row))
+    assert [one.mode for one in found.items] == ["ranking"] and sum(found.left_out.values()) == 0
+    listed = {"prompt": "Name a colour.", "completions": ["Red.", "No."], "ranks": [0, 1], "models": ["just one"]}
+    (one,) = read_feedback(write(tmp_path / "listed.jsonl", listed)).items
+    assert one.prompt.fields == {"models": ["just one"]} and len(one.candidates[0].origins) == 1
+
+
+def test_rows_that_ask_the_same_are_one_item_of_all_their_origins(tmp_path):
+    log = [LOG[0], LOG[0] | {"id": "a2", "model": "v3", "up": False}]
+    (one,) = read_feedback(write(tmp_path / "log.jsonl", *log)).items
+    assert [origin.name for origin in one.candidates[0].origins] == ["v2", "log.jsonl", "v3"]
+
+
 # ---- everything, as it is
 
 
@@ -273,13 +355,13 @@ def test_events_carry_a_store_whole_into_another(tmp_path, palate_command):
     first, second, file = tmp_path / "one.sqlite", tmp_path / "two.sqlite", tmp_path / "events.jsonl"
     with Store(first) as store:
         filled(store)
-        events, judgements, missing = store.events(), store.judgements(), store.missing()
+        events, judgements, waiting = store.events(), store.judgements(), store.waiting("eve", 9)
     assert palate_command("export", first, "--as", "events", "--out", file).code == 0
     result = palate_command("import", second, file)
     assert result.code == 0 and f"{file}: {len(events)} events stored." in result.out
     with Store(second) as store:
         assert store.events() == events
-        assert (store.judgements(), store.missing()) == (judgements, missing)
+        assert (store.judgements(), store.waiting("eve", 9)) == (judgements, waiting)
     assert f"0 events stored ({len(events)} were there)" in palate_command("import", second, file).out
     with Store(second) as store:
         assert store.events() == events
@@ -293,12 +375,24 @@ def test_events_carry_a_store_whole_into_another(tmp_path, palate_command):
         ({"kind": "thing", "id": "thing:1"}, "begins with a known kind"),
         ({"body": {}}, "says nothing"),
         ({"body": []}, "says nothing"),
+        ({"id": 7}, "says nothing"),
+        ({"at": float("nan")}, "says nothing"),
+        ({"at": 10**400}, "says nothing"),
+        ({"at": "now"}, "says nothing"),
+        ({"body": {"wanted": 1.5}}, "wants 1.5 raters"),
+        ({"body": {"wanted": 10**30}}, "whole numbers from 1"),
+        ({"body": {"round": 0}}, "round 0"),
+        ({"body": {"messages": [{"role": "robot", "content": "Hello."}]}}, "says nothing"),
+        ({"body": {"messages": [{"role": "user", "content": 5}]}}, "says nothing"),
+        ({"body": {"candidates": [{"text": 1, "origins": []}, {"text": 2, "origins": []}]}}, "says nothing"),
     ],
 )
 def test_events_are_checked_as_they_come(tmp_path, change, reason):
     with Store(tmp_path / "one.sqlite") as store:
         store.add_items([item("a", "b")])
-    line = json.loads(give_out(tmp_path / "one.sqlite", "events").lines[0]) | change
+    line = json.loads(give_out(tmp_path / "one.sqlite", "events").lines[0])
+    body = change.get("body") and line["body"] | change["body"]
+    line |= change | ({"body": body} if body else {})
     file = write(tmp_path / "events.jsonl", line)
     if reason is None:  # an item is named by its content, whatever the file calls it
         list(take_in(tmp_path / "two.sqlite", [file]))
@@ -307,6 +401,22 @@ def test_events_are_checked_as_they_come(tmp_path, change, reason):
         return
     with pytest.raises(DataError, match=reason):
         list(take_in(tmp_path / "two.sqlite", [file]))
+
+
+@pytest.mark.parametrize(
+    "change", [{"at": 10**400}, {"seconds": 10**400}, {"note": 5}, {"tags": [1]}, {"guideline": None}], ids=str
+)
+def test_a_judgement_of_another_store_is_checked_as_it_comes(tmp_path, change):
+    one = item("a", "b")
+    with Store(tmp_path / "one.sqlite") as store:
+        store.add_items([one])
+        store.record_all(said(one, Preference(1)))
+    lines = [json.loads(line) for line in give_out(tmp_path / "one.sqlite", "events").lines]
+    lines[-1]["body"] |= change
+    with pytest.raises(DataError, match="Correct"):
+        list(take_in(tmp_path / "two.sqlite", [write(tmp_path / "events.jsonl", *lines)]))
+    with Store(tmp_path / "two.sqlite") as store:
+        assert store.events() == []
 
 
 def test_a_file_of_events_that_was_cut_is_refused_with_its_line(tmp_path):

@@ -436,7 +436,7 @@ def test_a_command_that_is_repeated_asks_nothing_twice(serve, material, tmp_path
     assert standin.asked == asked == 4 * len(CONTROLS) + 3 * len(CLEAN)
     assert (again.figures, again.spent.answers) == (first.figures, 0)
     with Store(store) as opened:
-        assert len(opened.judgements()) == 3 and opened.missing() == 0
+        assert len(opened.judgements()) == 3 and opened.waiting("anyone") == []
         (rater,) = opened.raters().values()
     assert rater == Rater(first.rater, "judge")
 
@@ -506,6 +506,23 @@ def test_what_people_judged_is_left_unless_every_pair_is_wanted(serve, material,
     found = judge(store, Endpoint(standin.url, "m"), Judging(every=True), **watched())
     assert (found.figures.judged, found.people.items, found.people.same.estimate) == (3, 2, 0.5)
     assert "With people on 2 pairs" in "\n".join(lines(found))
+
+
+def test_where_nothing_waits_nothing_is_asked_and_paid_for(serve, material, tmp_path):
+    standin = serve(reader(material))
+    store = stored(tmp_path, CLEAN)
+    with Store(store) as opened:
+        opened.add_rater(Rater("ann"))
+        opened.record_all([said(item, -1, "ann") for item in CLEAN])
+    heard = []
+    found = judge(store, Endpoint(standin.url, "m"), Judging(), **watched(heard=heard))
+    assert found.figures.judged == 0 and f"the {len(CLEAN)} pairs of" in heard[-1] and "--every" in heard[-1]
+    thumbs = tmp_path / "thumbs.sqlite"
+    with Store(thumbs) as opened:
+        opened.add_items([Item(Prompt.of("q"), (Candidate("a"),), mode="thumbs")])
+    judge(thumbs, Endpoint(standin.url, "m"), Judging(), **watched(heard=heard))
+    assert "holds none" in heard[-1] and "palate label" in heard[-1]
+    assert standin.asked == 0
 
 
 def test_no_more_than_the_limit(serve, material, tmp_path):
