@@ -7,12 +7,13 @@ so that asking twice stores once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from palate import testbed
 from palate.collect.judgements import MOST, Item, Judgement, Preference
 from palate.engine.seeding import derive, uniforms
-from palate.errors import DataError, RecipeError
+from palate.errors import DataError, PalateError, RecipeError
 from palate.recipe import Recipe
 from palate.settings import load_symbol
 from palate.stages.context import present
@@ -25,9 +26,14 @@ def answering_of(recipe: Recipe) -> Mapping[str, Answering]:
     """Who answers, by the rater's name."""
     settings = present(recipe.rounds, "rounds")
     if settings.feedback != "gold":
-        return {settings.feedback: program(settings.feedback)}
+        return {named(settings.feedback): program(settings.feedback)}
     names = [f"annotator {number}" for number in range(1, settings.votes + 1)]
     return {name: gold(annotator(recipe), name, recipe.run.seed) for name in names}
+
+
+def named(path: str) -> str:
+    """A program's name as a rater: that of its file and function, wherever the file stands."""
+    return Path(path).name
 
 
 def gold(who: testbed.Annotator, name: str, seed: int) -> Answering:
@@ -59,14 +65,24 @@ def program(path: str) -> Answering:
 
     def answer(items: Sequence[Item]) -> list[Judgement]:
         texts = [tuple(candidate.text for candidate in item.candidates) for item in items]
-        degrees: Any = function([item.prompt.text for item in items], texts)
+        prompts = [item.prompt.text for item in items]
+        try:
+            degrees: Any = function(prompts, texts)
+        except PalateError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"{path} raised {type(error).__name__}: {error} when it was given {len(items)} "
+                f"pair{'s' * (len(items) != 1)}, the first to the prompt {prompts[0]!r:.80}. It must return a "
+                "preference for each. What was answered before is stored: mend it, and run the same command again."
+            ) from error
         whole = isinstance(degrees, list | tuple) and all(type(one) is int and abs(one) <= MOST for one in degrees)
         if not whole or len(degrees) != len(items):
             raise DataError(
                 f"{path} was given {len(items)} pairs and returned {degrees!r:.200}. It must return a list of as many "
                 f"whole numbers from -{MOST} (the first is much better) to {MOST} (the second is). Correct it."
             )
-        return [_said(item, path, degree) for item, degree in zip(items, degrees, strict=True)]
+        return [_said(item, named(path), degree) for item, degree in zip(items, degrees, strict=True)]
 
     return answer
 

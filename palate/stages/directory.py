@@ -11,19 +11,27 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from palate.engine import files
-from palate.errors import RecipeError, RunDirectoryError
+from palate.errors import RecipeError, RunDirectoryError, UsageError
+
+if TYPE_CHECKING:
+    from palate.recipe import Run
 
 LOCK, RUN, SUMMARY = ".lock", "run.json", "summary.json"
+
+# Whatever was trained, or asked of people, is work that nobody takes away.
+_WORK = ("checkpoints", "rounds.json")
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "pydantic")
 
@@ -120,6 +128,31 @@ class RunDirectory:
         _write(self.path / RUN, record)
         directory = self.path / stage
         return _number(directory) if directory.exists() else None
+
+
+@contextmanager
+def begun(
+    root: str | Path, run: Run, *, threads: int, command: Sequence[str], fresh: bool, say: Callable[[str], None]
+) -> Iterator[RunDirectory]:
+    """The run that a recipe names, open to work in; where it is to be `fresh`, the one that was there is moved aside.
+
+    A mistake of the user's (UsageError) that shows before anything was done leaves all as it was: a new directory goes
+    again, and one that was moved aside comes back.
+    """
+    path = Path(root) / run.name
+    moved = set_aside(path) if fresh else None
+    if moved is not None:
+        say(f"The run that was there is now {moved}.")
+    new = not path.exists()
+    try:
+        with RunDirectory.open(root, name=run.name, seed=run.seed, threads=threads, command=command) as directory:
+            yield directory
+    except UsageError:
+        if new and not any(found for kind in _WORK for found in path.rglob(kind)):
+            shutil.rmtree(path, ignore_errors=True)
+            if moved is not None:
+                moved.rename(path)
+        raise
 
 
 def set_aside(path: str | Path) -> Path | None:

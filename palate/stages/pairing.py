@@ -149,4 +149,5 @@ def _row(pair: PreferencePair, plain: bool) -> dict[str, Any]:
         "weight": pair.weight,
         **({} if pair.margin is None else {"margin": pair.margin}),
     }
-    return {**judged, **{name: value for name, value in pair.prompt.fields.items() if name not in judged}}
+    # A column of the prompt's own that is called margin would be read as the pair's.
+    return {**judged, **{name: value for name, value in pair.prompt.fields.items() if name not in {*judged, "margin"}}}

@@ -27,17 +27,17 @@ from palate.collect.candidates import Drawing
 from palate.collect.judgements import Item, Judgement, Rater
 from palate.collect.selection import Selection
 from palate.collect.store import Store
-from palate.collect.votes import uncontrolled
 from palate.data.checks import split_by_prompt
 from palate.engine.files import encode_json, file_sha256, write_atomic
 from palate.engine.interfaces import Onlooker
 from palate.engine.seeding import derive, permutation
-from palate.errors import RecipeError, StageStopped, UsageError
+from palate.errors import EndpointError, RecipeError, StageStopped, UsageError
 from palate.evaluation.monitors import MONITORS, Monitor
 from palate.models import load_reward_model
 from palate.recipe import FEEDBACK, Recipe, Reward, Rounds
 from palate.records import PreferencePair, Prompt
 from palate.report.rounds import ROUNDS
+from palate.report.words import spoken
 from palate.rewards import ModelReward
 from palate.settings import dump_toml
 from palate.stages import run as once
@@ -45,7 +45,7 @@ from palate.stages.answering import Answering, answering_of
 from palate.stages.collecting import directory_hash, gather, writer_of
 from palate.stages.compare import linked
 from palate.stages.context import Context, device_of, present, use_threads
-from palate.stages.directory import RUN, RunDirectory, set_aside
+from palate.stages.directory import RUN, RunDirectory, begun
 from palate.stages.material import fitting_prompts, load_policy, policy_path, read_data, split, stage_records
 from palate.stages.pairing import of_data, pairs_of, round_of, standing, written
 from palate.stages.reward import counted
@@ -94,28 +94,15 @@ def execute(
             f"The stage {only} was asked for alone, and the recipe has [rounds], each of which has such a stage. Use "
             "`palate run RECIPE`, or give the recipe.toml of one round's directory."
         )
-    place = Path(root) / recipe.run.name
     threads = use_threads(recipe.run)
-    moved = set_aside(place) if fresh else None
-    if moved is not None:
-        say(f"The run that was there is now {moved}.")
-    begun = not place.exists()
-    try:
-        with (
-            RunDirectory.open(
-                root, name=recipe.run.name, seed=recipe.run.seed, threads=threads, command=command
-            ) as directory,
-            Store(place / STORE) as store,
-        ):
-            write_atomic(place / "recipe.toml", dump_toml(recipe, "The resolved recipe, every value written out."))
-            _perform(Campaign(recipe, directory, store, threads, watch, say, force))
-    except UsageError:
-        if begun and not any(place.rglob("checkpoints")):
-            shutil.rmtree(place, ignore_errors=True)  # nothing was done there: leave nothing there
-            if moved is not None:
-                moved.rename(place)
-        raise
-    return place
+    with (
+        begun(root, recipe.run, threads=threads, command=command, fresh=fresh, say=say) as directory,
+        Store(directory.path / STORE) as store,
+    ):
+        told = dump_toml(recipe, "The resolved recipe, every value written out.")
+        write_atomic(directory.path / "recipe.toml", told)
+        _perform(Campaign(recipe, directory, store, threads, watch, say, force))
+    return directory.path
 
 
 @dataclass(frozen=True)
@@ -167,8 +154,13 @@ class Campaign:
         )
 
     def items(self, number: int) -> list[Item]:
-        """What the round asks, in the order it was stored; neither what was imported nor what checks raters."""
-        return [item for item in uncontrolled(self.store.items()) if item.round == number and item.slice != "given"]
+        """What the round asks, in the order it was stored; nothing that anybody else put into the store."""
+        own = set(self.fact(number, "asked") or ())
+        return [item for item in self.store.items() if item.id in own]
+
+    def learns(self, number: int) -> bool:
+        """Whether the round's reward model has been begun: until then further votes are welcome."""
+        return "reward" in _read(self.place(number, RUN), {"stages": {}})["stages"]
 
     # ---- what is known of the rounds
 
@@ -199,18 +191,24 @@ def _perform(campaign: Campaign) -> None:
             if campaign.asks(number):
                 _begin(campaign, number)
                 _collect(campaign, number)
-                _ask(campaign, number)
+                if campaign.fact(number, "votes") is None:  # what a round was made of is settled, whoever answers now
+                    _ask(campaign, number)
                 _export(campaign, number)
-            _run(campaign, number, last=number == total)
+            stop = _run(campaign, number)
             _conclude(campaign, number)
+            if stop is not None and number == total:
+                raise stop
+            if stop is not None:
+                campaign.say(f"Round {number} ends here: {stop}")
+                campaign.say(f"Round {number + 1} asks about what that policy writes.")
     finally:
         if campaign.known:
             report.write(campaign.directory.path)
 
 
-def _run(campaign: Campaign, number: int, last: bool) -> None:
-    """The round's stages. A verdict of stop on its alignment is what the next round is there for, so only the last
-    round ends at one; at one on SFT or the reward model any round does."""
+def _run(campaign: Campaign, number: int) -> StageStopped | None:
+    """The round's stages. A verdict of stop on its alignment is what the next round is there for, and is given back; at
+    one on SFT or the reward model the run ends."""
     try:
         once.execute(
             campaign.round(number),
@@ -221,10 +219,10 @@ def _run(campaign: Campaign, number: int, last: bool) -> None:
             force=campaign.force,
         )
     except StageStopped as stop:
-        if last or not campaign.place(number, "align", "model").is_dir():
+        if not campaign.place(number, "align", "model").is_dir():
             raise
-        campaign.say(f"Round {number} ends here: {stop}")
-        campaign.say(f"Round {number + 1} asks about what that policy writes.")
+        return stop
+    return None
 
 
 # ---- a round's beginning: SFT, once for all rounds
@@ -318,20 +316,30 @@ def _doubts(previous: Path) -> list[str]:
 
 
 def _collect(campaign: Campaign, number: int) -> None:
-    """Stores what the round asks, all of it in one transaction; what is stored is asked, whatever changed since."""
-    if campaign.items(number):
+    """Stores what the round asks, all of it in one transaction; what is stored is asked, whatever changed since.
+
+    UsageError where there is nothing to ask.
+    """
+    asked = campaign.fact(number, "asked")
+    if asked and len(campaign.items(number)) == len(asked):
         return
     previous = campaign.place(number - 1) if number > 1 else None
     aim = aim_of(previous, campaign.settings)
     campaign.say(f"Round {number}: {' '.join(aim.reasons)}")
     context = _context(campaign, number)
     gathered = _gathered(campaign, context, number, aim)
+    if not gathered:
+        raise UsageError(
+            f"Round {number} has nothing to ask: no two answers to a prompt differ. Raise rounds.candidates or "
+            "rounds.temperature, or give more prompts."
+        )
     if len(gathered) < campaign.settings.judgements:
         campaign.say(
             f"Round {number}: the candidates allow {len(gathered)} of {campaign.settings.judgements} pairs to ask "
             "about. More rounds.candidates, a higher rounds.temperature or more prompts give more."
         )
-    campaign.note(number, aim={"shares": dict(aim.shares), "why": list(aim.reasons)})
+    told = {"shares": dict(aim.shares), "why": list(aim.reasons)}
+    campaign.note(number, aim=told, asked=[item.id for item in gathered])
     campaign.store.add_items(gathered)
 
 
@@ -357,7 +365,8 @@ def _gathered(campaign: Campaign, context: Context, number: int, aim: Aim) -> li
     if number > 1:
         writers.insert(0, writer_of(campaign.place(number - 1, "align", "model"), device=context.device))
         rewards = _rewards(campaign.place(number - 1, "reward"), context, policy.chat.fingerprint)
-    tested = max(1, round(settings.judgements * aim.shares["random"] * settings.heldout))
+    wanted = round(settings.judgements * aim.shares["random"] * settings.heldout)
+    tested = min(max(wanted, 1), settings.judgements - 1)
     shares = {
         name: settings.judgements * share - (tested if name == "random" else 0) for name, share in aim.shares.items()
     }
@@ -424,13 +433,14 @@ def _ask(campaign: Campaign, number: int) -> None:
     if feedback == "people":
         _wait(campaign, number, items)
     elif feedback == "judge":
-        _judge(campaign, number)
+        _judge(campaign, number, items)
     else:
         _answer(campaign, number, items)
 
 
-def _judge(campaign: Campaign, number: int) -> None:
-    """Has the endpoint judge every pair that has no vote of its yet."""
+def _judge(campaign: Campaign, number: int, items: Sequence[Item]) -> None:
+    """Has the endpoint judge every pair that has no vote of its yet; EndpointError where some got none, unless forced,
+    since a round is made once of the votes that it has."""
     from palate.collect.constitution import load_constitution  # the endpoint's client is of an extra
     from palate.collect.endpoint import Endpoint
     from palate.stages import judging
@@ -451,6 +461,13 @@ def _judge(campaign: Campaign, number: int) -> None:
     )
     for line in judging.lines(judged):
         campaign.say(f"Round {number}: {line}")
+    answered = {one.item for one in campaign.store.judgements()}
+    left = sum(item.id not in answered for item in items)
+    if left and not campaign.force:
+        raise EndpointError(
+            f"{settings.url} gave no answer about {left} of the {len(items)} pairs of round {number}; those that it "
+            "gave are stored. The same command asks about the rest; with --force the round goes on without them."
+        )
 
 
 def _answer(campaign: Campaign, number: int, items: Sequence[Item]) -> None:
@@ -471,9 +488,9 @@ def _answer(campaign: Campaign, number: int, items: Sequence[Item]) -> None:
 
 def missing(store: Store, items: Sequence[Item]) -> int:
     """How many people's votes the items still want."""
-    people = {name for name, rater in store.raters().items() if rater.kind != "human"}
+    machines = {name for name, rater in store.raters().items() if rater.kind != "human"}
     voters = Counter(
-        item for rater, item in {(one.rater, one.item) for one in store.judgements()} if rater not in people
+        item for rater, item in {(one.rater, one.item) for one in store.judgements()} if rater not in machines
     )
     return sum(max(item.wanted - voters[item.id], 0) for item in items)
 
@@ -504,9 +521,9 @@ def _wait(campaign: Campaign, number: int, items: Sequence[Item]) -> None:
 
 
 def _export(campaign: Campaign, number: int) -> None:
-    """Writes the round's pairs: the first data and all votes up to the event that this round was first made of."""
+    """Writes the round's pairs: the first data, and all votes that stood when its reward model was begun."""
     events = campaign.store.events()
-    before = campaign.fact(number, "votes")
+    before = campaign.fact(number, "votes") if campaign.learns(number) else None
     last = events[-1].seq if before is None else before["last_event"]
     items = [item for item in campaign.store.items() if item.round <= number]
     names = {item.id for item in items}
@@ -516,15 +533,24 @@ def _export(campaign: Campaign, number: int) -> None:
     learnt, tested = split_by_prompt(found.pairs, fraction, seed)
     train, heldout = _first_data(campaign, number)
     decay = campaign.settings.decay
-    rows = [aged(pair, decay, number) for pair in (*train, *learnt)]
+    rows, held = [aged(pair, decay, number) for pair in (*train, *learnt)], [*heldout, *tested]
+    if not rows or not held:
+        raise UsageError(
+            f"Round {number} has {len(rows)} pairs to learn from and {len(held)} held out, and needs both: its "
+            f"{len(votes)} votes are ties or skips, or all of one side ({_unused(found.counts)}). Change votes (U in "
+            f"`palate label` goes back), add pairs with `palate import {campaign.directory.path / STORE} FILE`, or "
+            "begin anew with --fresh; then give the same command."
+        )
+    if not any(round_of(pair) == number for pair in learnt):
+        campaign.say(f"Round {number}: no vote of it makes a pair to learn from ({_unused(found.counts)}).")
     write_atomic(campaign.place(number, PAIRS), written(rows))
-    write_atomic(campaign.place(number, HELDOUT), written([*heldout, *tested]))
+    write_atomic(campaign.place(number, HELDOUT), written(held))
     campaign.note(
         number,
         votes=_voted(campaign, number, votes, last) | found.counts,
         pairs={
             "train": len(rows),
-            "heldout": len(heldout) + len(tested),
+            "heldout": len(held),
             "first_data": len(train),
             "fresh": sum(round_of(pair) == number for pair in learnt),
             "fresh_heldout": sum(round_of(pair) == number for pair in tested),
@@ -532,6 +558,11 @@ def _export(campaign: Campaign, number: int) -> None:
             "sha256": file_sha256(campaign.place(number, PAIRS)),
         },
     )
+
+
+def _unused(counts: Mapping[str, int]) -> str:
+    """What became of the votes that make no pair, in words."""
+    return ", ".join(f"{count} {spoken(name)}" for name, count in counts.items() if count) or "skips alone"
 
 
 def aged(pair: PreferencePair, decay: float, number: int) -> PreferencePair:
@@ -544,7 +575,7 @@ def _first_data(campaign: Campaign, number: int) -> tuple[list[PreferencePair], 
     if campaign.reward.data == FEEDBACK:
         return [], []
     context = _context(campaign, number)
-    train, heldout = split(context, "reward", counted(context, stage_records(context, "reward")))
+    train, heldout = split(context, "reward", counted(context, "reward", stage_records(context, "reward")))
     return [of_data(pair) for pair in train], [of_data(pair) for pair in heldout]
 
 

@@ -7,7 +7,6 @@ After each stage, done or reused, its figures are judged anew; a verdict of stop
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ from palate.algorithms.direct import DIRECT
 from palate.algorithms.makers import MAKERS
 from palate.engine.files import file_sha256, write_atomic
 from palate.engine.interfaces import Onlooker
-from palate.errors import PalateError, RecipeError, StageStopped, UsageError
+from palate.errors import PalateError, RecipeError, StageStopped
 from palate.recipe import DATA, METHODS, PATHS, TESTBED, WATCHERS, Recipe
 from palate.rewards.sources import WORDS
 from palate.settings import digest, dump_toml, resolve
 from palate.stages import align, evaluate, preflight, reward, sft
 from palate.stages.context import Context, Outcome, device_of, present, use_threads
-from palate.stages.directory import RunDirectory, set_aside
+from palate.stages.directory import begun
 from palate.stages.gates import verdict
 from palate.stages.judges import lineage, uses_run_model
 from palate.stages.material import CAPABILITY, MIX, data_files, heldout_of, read_data
@@ -69,29 +68,16 @@ def execute(
     """
     sections = tuple(STAGES) if only is None else (*rests_on(recipe, only), only)
     data, recipe = read_data(recipe, sections)
-    place = Path(root) / recipe.run.name
     threads = use_threads(recipe.run)
     device = device_of(recipe.run)
-    moved = set_aside(place) if fresh else None
-    if moved is not None:
-        say(f"The run that was there is now {moved}.")
-    begun = not place.exists()
-    try:
-        with RunDirectory.open(
-            root, name=recipe.run.name, seed=recipe.run.seed, threads=threads, command=command
-        ) as directory:
-            context = Context(recipe, data, directory, device, watch, say)
-            say(f"Run {place} on {device} with {threads} thread{'s' if threads != 1 else ''}, seed {recipe.run.seed}.")
-            steps = plan(context, only)
-            preflight.check(context, [step.stage for step in steps if step.action != "reuse"])
-            _perform(context, steps, () if only is None else rests_on(recipe, only), force)
-    except UsageError:
-        if begun and not any(place.rglob("checkpoints")):
-            shutil.rmtree(place, ignore_errors=True)  # nothing was done there: leave nothing there
-            if moved is not None:
-                moved.rename(place)
-        raise
-    return place
+    with begun(root, recipe.run, threads=threads, command=command, fresh=fresh, say=say) as directory:
+        context = Context(recipe, data, directory, device, watch, say)
+        told = f"{threads} thread{'s' if threads != 1 else ''}, seed {recipe.run.seed}"
+        say(f"Run {directory.path} on {device} with {told}.")
+        steps = plan(context, only)
+        preflight.check(context, [step.stage for step in steps if step.action != "reuse"])
+        _perform(context, steps, () if only is None else rests_on(recipe, only), force)
+    return directory.path
 
 
 def plan(context: Context, only: str | None = None) -> list[Step]:
@@ -207,7 +193,7 @@ def _content(name: str | None) -> Any:
     return {
         entry.name: file_sha256(entry)
         for entry in sorted(Path(name).iterdir())
-        if entry.suffix in (".safetensors", ".json", ".jinja")
+        if entry.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt")
     }
 
 

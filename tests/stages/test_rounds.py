@@ -1,5 +1,6 @@
 """Round after round: what is asked, what is learnt of it, whose votes those were; and that a kill changes nothing."""
 
+import contextlib
 import hashlib
 import http.cookiejar
 import json
@@ -21,17 +22,20 @@ import pytest
 
 from palate import testbed
 from palate.collect import Candidate, Item, Judgement, Preference, Rater, Skipped, Store, Thumb
+from palate.collect.votes import uncontrolled
 from palate.data.recognition import read
 from palate.engine.files import file_sha256
-from palate.errors import DataError, RecipeError, StageStopped
-from palate.recipe import Rounds, load_recipe
+from palate.errors import DataError, EndpointError, RecipeError, StageStopped, UsageError
+from palate.recipe import Recipe, Rounds, load_recipe
 from palate.records import Message, PreferencePair, Prompt
 from palate.settings import dump_toml
+from palate.stages import judging
 from palate.stages import run as once
-from palate.stages.answering import gold, program
+from palate.stages.answering import answering_of, gold, program
 from palate.stages.calls import Quiet
+from palate.stages.directory import RunDirectory
 from palate.stages.pairing import of_data, pairs_of, standing, written
-from palate.stages.rounds import STORE, aged, aim_of, execute, missing, parted
+from palate.stages.rounds import STORE, aged, aim_of, execute, missing, parted, taken_over
 
 PATIENCE_SECONDS = 600
 
@@ -76,21 +80,17 @@ def done(recipe, root, overrides=()):
     return place, said
 
 
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+@pytest.fixture(scope="module")
+def learnt(timeless):
+    """`learnt(run)` is all that a run's rounds learnt from and became, by file; times are no part of it."""
 
+    def learnt(run):
+        files = [run / "rounds" / number / name for number in "12" for name in ("pairs.jsonl", "heldout.jsonl")]
+        models = run.glob("rounds/*/*/model/model.safetensors")
+        metrics = {str(path.relative_to(run)): timeless(path) for path in run.glob("rounds/*/*/metrics.jsonl")}
+        return {str(path.relative_to(run)): file_sha256(path) for path in (*files, *models) if path.exists()} | metrics
 
-def learnt(run):
-    """All that a run's rounds learnt from and became, by file; times are no part of it."""
-    files = [run / "rounds" / number / name for number in "12" for name in ("pairs.jsonl", "heldout.jsonl")]
-    models = run.glob("rounds/*/*/model/model.safetensors")
-    metrics = {
-        str(path.relative_to(run)): [
-            {name: value for name, value in row.items() if not name.startswith("time/")} for row in rows(path)
-        ]
-        for path in run.glob("rounds/*/*/metrics.jsonl")
-    }
-    return {str(path.relative_to(run)): file_sha256(path) for path in (*files, *models) if path.exists()} | metrics
+    return learnt
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def rounded(tiny_recipe, tmp_path_factory):
 # ---- two rounds
 
 
-def test_the_second_round_learns_from_the_first_data_and_the_votes(rounded):
+def test_the_second_round_learns_from_the_first_data_and_the_votes(rounded, rows):
     _, run, _ = rounded
     known = json.loads((run / "rounds.json").read_text())["rounds"]
     assert [entry["round"] for entry in known] == [1, 2]
@@ -141,7 +141,7 @@ def test_sft_is_taken_over_and_the_rest_is_done_anew(rounded):
     assert str(run / "rounds/2/pairs.jsonl") in second["data"]
 
 
-def test_a_held_out_prompt_is_learnt_from_in_no_round(rounded):
+def test_a_held_out_prompt_is_learnt_from_in_no_round(rounded, rows):
     _, run, _ = rounded
     for number in (1, 2):
         trained = rows(run / f"rounds/{number}/pairs.jsonl") if number == 2 else []
@@ -174,7 +174,7 @@ def test_the_summary_and_the_report_hold_every_round(rounded):
     assert (run / "rounds/2/report.html").exists()
 
 
-def test_a_second_command_finds_all_done(rounded, palate_command):
+def test_a_second_command_finds_all_done(rounded, palate_command, learnt):
     recipe, run, _ = rounded
     before = learnt(run)
     known = (run / "rounds.json").read_bytes()
@@ -186,18 +186,81 @@ def test_a_second_command_finds_all_done(rounded, palate_command):
     assert (run / "rounds.json").read_bytes() == known
 
 
-def test_more_rounds_go_on_from_those_that_are_done(rounded, palate_command, tmp_path):
+FOREIGN = Item(
+    Prompt.of("Say cloud and apple."), (Candidate("cloud"), Candidate("cloud apple")), slice="random", round=3
+)
+
+
+@pytest.fixture(scope="module")
+def prolonged(rounded, tmp_path_factory, palate_command_once):
+    """The two rounds and a third that another program answers, of a store in which somebody else had collected a pair
+    for a third round."""
     recipe, run, _ = rounded
-    subprocess.run(["cp", "-r", str(run.parent), str(tmp_path / "runs")], check=True)
-    before = learnt(tmp_path / "runs" / "tiny")
-    result = palate_command(
-        "run", recipe, "--runs", tmp_path / "runs", "--rounds", 3, "--force", "--set", "rounds.decay=0.5"
-    )
+    root = tmp_path_factory.mktemp("prolonged")
+    subprocess.run(["cp", "-r", str(run.parent), str(root / "runs")], check=True)
+    (root / "other.py").write_text("def prefer(prompts, completions):\n    return [1] * len(prompts)\n")
+    with Store(root / "runs/tiny" / STORE) as store:
+        store.add_items([FOREIGN])
+    given = ("--set", "rounds.decay=0.5", "--set", f"rounds.feedback={root / 'other.py'}:prefer")
+    result = palate_command_once("run", recipe, "--runs", root / "runs", "--rounds", 3, "--force", *given)
     assert result.code == 0, result.err
-    made = rows(tmp_path / "runs/tiny/rounds/3/pairs.jsonl")
+    return root / "runs/tiny"
+
+
+def test_more_rounds_go_on_from_those_that_are_done(rounded, prolonged, rows, learnt):
+    made = rows(prolonged / "rounds/3/pairs.jsonl")
     assert {(row["round"], row["weight"]) for row in made} == {(1, 0.25), (2, 0.5), (3, 1.0)}
-    after = learnt(tmp_path / "runs" / "tiny")
+    before, after = learnt(rounded[1]), learnt(prolonged)
     assert {name for name in before if "rounds/1" in name and before[name] != after[name]} == set()
+
+
+def test_a_round_asks_about_nothing_that_somebody_else_collected(prolonged, rows):
+    votes = json.loads((prolonged / "rounds.json").read_text())["rounds"][2]["votes"]
+    assert votes["items"] == votes["fresh"] == 20
+    with Store(prolonged / STORE) as store:
+        assert FOREIGN.id in {item.id for item in store.items()}
+        assert FOREIGN.id not in {vote.item for vote in store.judgements()}
+
+
+def test_another_program_is_not_asked_about_a_round_that_is_done(prolonged):
+    known = json.loads((prolonged / "rounds.json").read_text())["rounds"]
+    with Store(prolonged / STORE) as store:
+        rounds = {item.id: item.round for item in store.items()}
+        voted = {(vote.rater, rounds[vote.item]) for vote in store.judgements()}
+    assert voted == {("prefer.py:prefer", 2), ("other.py:prefer", 3)}
+    assert [one["votes"] for entry in known[1:] for one in entry["votes"]["raters"].values()] == [20, 20]
+    assert known[2]["votes"]["all"] == 40
+    assert known[2]["votes"]["first_event"] == known[1]["votes"]["last_event"] + 1
+
+
+def test_a_third_round_follows_from_the_second(prolonged):
+    known = json.loads((prolonged / "rounds.json").read_text())["rounds"]
+    assert known[1]["model"] in known[2]["votes"]["sampled_from"]
+    assert known[0]["model"] not in known[2]["votes"]["sampled_from"]
+
+
+def test_sft_is_taken_over_anew_where_it_changed(tmp_path):
+    source = tmp_path / "source"
+    (source / "sft").mkdir(parents=True)
+
+    def finished(digest, loss):
+        (source / "sft/model").write_text(digest)
+        entry = {"digest": digest, "status": "done"}
+        (source / "run.json").write_text(json.dumps({"stages": {"sft": entry}}))
+        (source / "summary.json").write_text(json.dumps({"sft/loss": loss, "seconds/sft": 1.0, "reward/accuracy": 0.5}))
+        with RunDirectory.open(tmp_path, name="2", seed=0, threads=1, command=()) as directory:
+            taken_over(source, directory, "sft")
+            assert directory.record["stages"] == {"sft": entry}
+            assert directory.summary == {"sft/loss": loss, "seconds/sft": 1.0}
+        assert (tmp_path / "2/sft/model").read_text() == digest
+
+    finished("a" * 8, 2.0)
+    (source / "sft/model").unlink()  # files are linked: what is written in place would change both
+    finished("b" * 8, 1.0)
+    assert (tmp_path / "2/sft.1/model").read_text() == "a" * 8
+    (tmp_path / "2/sft/model").rename(tmp_path / "2/sft/kept")
+    with pytest.raises(FileNotFoundError):
+        finished("b" * 8, 1.0)  # the same is not taken over again
 
 
 def test_votes_alone_can_be_the_first_data(tiny_recipe, tmp_path):
@@ -211,7 +274,7 @@ def test_votes_alone_can_be_the_first_data(tiny_recipe, tmp_path):
     assert second["votes"]["first_event"] == first["votes"]["last_event"] + 1
 
 
-def test_votes_that_come_later_do_not_change_a_round_that_is_done(rounded, tmp_path):
+def test_votes_that_come_later_do_not_change_a_round_that_is_done(rounded, tmp_path, learnt):
     recipe, run, _ = rounded
     subprocess.run(["cp", "-r", str(run.parent), str(tmp_path / "runs")], check=True)
     with Store(tmp_path / "runs/tiny" / STORE) as store:
@@ -228,6 +291,9 @@ def test_a_stop_on_an_alignment_ends_the_run_only_in_the_last_round(stops, ends,
     recipe, run, _ = rounded
     subprocess.run(["cp", "-r", str(run.parent), str(tmp_path / "runs")], check=True)
     real, told = once.execute, []
+    known = tmp_path / "runs/tiny/rounds.json"
+    rounds = json.loads(known.read_text())["rounds"]
+    known.write_text(json.dumps({"rounds": [{**entry, "model": None} for entry in rounds]}))
 
     def stopping(inner, **given):
         place = real(inner, **given | {"force": True})
@@ -243,7 +309,93 @@ def test_a_stop_on_an_alignment_ends_the_run_only_in_the_last_round(stops, ends,
         else:
             execute(load_recipe(recipe), **given)
     assert ("Round 1 ends here: the verdict on align is stop." in told) is not ends
+    assert json.loads(known.read_text())["rounds"] == rounds  # what the stopped round became is told all the same
     assert (tmp_path / "runs/tiny/report.html").exists()
+
+
+# ---- when there is nothing to learn
+
+
+def without_sft(finished, tiny_recipe, place, rounds):
+    """A recipe of one round that has no other data than votes, from a model that is there: nothing is trained before
+    anybody is asked."""
+    path = with_rounds(place, tiny_recipe, rounds, **{'data = "pairs.jsonl"': 'data = "feedback"'})
+    text = path.read_text()
+    start, end, model = text.index("[sft]"), text.index("[reward]"), text.index("[model.scratch]")
+    path.write_text(f'{text[:model]}[model]\npath = "{finished.run / "sft/model"}"\n\n{text[end:]}')
+    assert start < end
+    return path
+
+
+def test_votes_that_are_all_ties_are_kept_and_more_can_be_given(finished, tiny_recipe, tmp_path):
+    recipe = without_sft(finished, tiny_recipe, tmp_path, ROUNDS.replace("number = 2", "number = 1"))
+    (tmp_path / "prefer.py").write_text(
+        "def prefer(prompts, completions):\n"
+        f"    with open({str(tmp_path / 'calls')!r}, 'a') as told:\n"
+        "        print(len(prompts), file=told)\n"
+        "    return [0] * len(prompts)\n"
+    )
+    store = tmp_path / "runs/tiny" / STORE
+    for _ in range(2):  # the same again says the same
+        with pytest.raises(UsageError, match=r"0 pairs to learn from and 0 held out.*20 votes .*\(20 ties\)"):
+            done(recipe, tmp_path / "runs")
+        with Store(store) as opened:
+            assert len(opened.judgements()) == len(opened.items()) == 20  # people's work is not thrown away
+        assert (tmp_path / "calls").read_text().split() == ["20"]  # and nobody is asked twice
+    with Store(store) as opened:
+        items = opened.items()
+        for item in (items[0], items[-1]):  # one to test on, one to learn from, and none for the evaluation's judge
+            opened.record(said(item, Preference(1)))
+    with pytest.raises(DataError, match="Give more pairs"):
+        done(recipe, tmp_path / "runs")
+    with Store(store) as opened:
+        for item in items[1:-1]:
+            opened.record(said(item, Preference(1)))
+    run, _ = done(recipe, tmp_path / "runs")
+    (known,) = json.loads((run / "rounds.json").read_text())["rounds"]
+    assert known["votes"]["ties"] == 20 and known["pairs"]["fresh"] + known["pairs"]["fresh_heldout"] == 20
+
+
+def test_a_recipe_that_is_wrong_before_anything_is_asked_leaves_nothing(finished, tiny_recipe, tmp_path):
+    recipe = without_sft(finished, tiny_recipe, tmp_path, ROUNDS)
+    with pytest.raises(RecipeError, match="left 26 to ask about for training and 0"):
+        done(recipe, tmp_path / "runs", ["reward.heldout_fraction=1e-9"])
+    assert not (tmp_path / "runs/tiny").exists()
+
+
+JUDGE = """
+[rounds]
+number = 1
+feedback = "judge"
+judgements = 20
+candidates = 2
+
+[rounds.judge]
+url = "http://localhost:1/v1"
+model = "m"
+"""
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_judge_that_falls_silent_in_the_middle_is_asked_again(force, finished, tiny_recipe, tmp_path):
+    recipe = load_recipe(without_sft(finished, tiny_recipe, tmp_path, JUDGE))
+
+    def half(path, endpoint, given, **_):
+        with Store(path) as store:
+            store.add_rater(Rater("m@1", "judge"))
+            for item in store.waiting("m@1", limit=10):
+                better = -1 if item.candidates[0].text < item.candidates[1].text else 1
+                store.record(said(item, Preference(better), "m@1"))
+
+    given = {"watch": lambda _: Quiet(), "say": lambda _: None, "root": tmp_path / "runs"}
+    with mock.patch.object(judging, "judge", half), mock.patch.object(judging, "lines", lambda _: []):
+        if not force:
+            with pytest.raises(EndpointError, match="no answer about 10 of the 20 pairs of round 1"):
+                execute(recipe, **given)
+        with contextlib.suppress(StageStopped, DataError):  # half of the pairs are too few to go on with
+            execute(recipe, **given, force=force)
+    (known,) = json.loads((tmp_path / "runs/tiny/rounds.json").read_text())["rounds"]
+    assert known["votes"]["fresh"] == (10 if force else 20)
 
 
 # ---- where questions go
@@ -349,6 +501,13 @@ def test_thumbs_are_pairs_where_one_prompt_has_both():
     assert found.pairs[0].prompt.fields["rater"] == "ada and bob and cy"
 
 
+def test_a_pair_of_thumbs_is_of_the_later_ones_round():
+    old, new = asked("good", mode="thumbs", round=1), asked("bad", mode="thumbs", round=3, slice="random")
+    for votes in ([(old, True), (new, False)], [(old, False), (new, True)]):
+        (pair,) = pairs_of([old, new], [said(item, Thumb(up)) for item, up in votes]).pairs
+        assert (pair.prompt.fields["round"], pair.prompt.fields["slice"]) == (3, "random")
+
+
 def test_votes_stand_as_of_an_event(tmp_path):
     item = asked("one", "two")
     with Store(tmp_path / "feedback.sqlite") as store:
@@ -389,6 +548,15 @@ def test_the_written_pairs_read_back(tmp_path):
     assert [pair.weight for pair in made + data] == [0.5, 0.25]
 
 
+def test_a_margin_of_the_prompts_own_is_not_the_pairs(tmp_path):
+    prompt = Prompt.of("Q", margin="wide", weight=7, source="file")
+    item = Item(prompt, (Candidate("one"), Candidate("two")))
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(written(pairs_of([item], [said(item, Preference(1))]).pairs))
+    (pair,) = read(path, "pairs").records
+    assert (pair.margin, pair.weight, pair.prompt.fields["source"]) == (None, 1.0, "file")
+
+
 # ---- who answers
 
 
@@ -418,6 +586,21 @@ def test_a_program_that_answers_otherwise_is_refused(body, tmp_path):
     path.write_text(f"def prefer(prompts, completions):\n    {body}\n")
     with pytest.raises(DataError, match="2 pairs and returned"):
         program(f"{path}:prefer")([asked("one", "two"), asked("three", "four")])
+
+
+def test_as_many_annotators_answer_as_votes_are_wanted():
+    recipe = Recipe(rounds=Rounds(feedback="gold", votes=3))
+    assert list(answering_of(recipe)) == ["annotator 1", "annotator 2", "annotator 3"]
+
+
+def test_a_program_is_the_same_rater_wherever_its_file_stands(tmp_path):
+    item, found = asked("one", "two"), []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.py").write_text("def prefer(prompts, completions):\n    return [-3]\n")
+        found += program(f"{tmp_path / name / 'own.py'}:prefer")([item])
+    assert found[0] == found[1]
+    assert (found[0].rater, found[0].answer) == ("own.py:prefer", Preference(-3))
 
 
 # ---- what does not go together
@@ -512,7 +695,7 @@ main()
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(rounded, start, tmp_path):
+def test_killed_again_and_again(rounded, start, tmp_path, learnt):
     recipe, run, _ = rounded
     code = None
     for last in (40, 60, 120, 90, 150, 200, 130, 110, 180, 220, 0):
@@ -600,7 +783,7 @@ def waiting(store):
     if not store.exists():
         return False
     with Store(store) as opened:
-        return opened.missing() > 0
+        return missing(opened, uncontrolled(opened.items())) > 0
 
 
 def with_people(start, recipe, root, kills):
@@ -635,7 +818,7 @@ def with_people(start, recipe, root, kills):
 
 
 @pytest.mark.slow
-def test_people_at_the_real_server_killed_twice_equal_the_uncut_run(tiny_recipe, start, tmp_path):
+def test_people_at_the_real_server_killed_twice_equal_the_uncut_run(tiny_recipe, start, tmp_path, learnt):
     feedback = {'data = "pairs.jsonl"': 'data = "feedback"'}  # so both rounds ask
     recipe = with_rounds(tmp_path, tiny_recipe, PEOPLE, **feedback)
     uncut, votes = with_people(start, recipe, tmp_path / "uncut", ())
