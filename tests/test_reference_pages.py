@@ -22,7 +22,8 @@ from palate import errors
 from palate import recipe as sections
 from palate.algorithms.direct import DIRECT
 from palate.algorithms.policies import ALGORITHMS, KL
-from palate.cli.main import INTERRUPTED, app
+from palate.cli.doing import INTERRUPTED
+from palate.cli.main import app
 from palate.data.formats import FORMATS
 from palate.data.recognition import read
 from palate.recipe import load_recipe, recipe_from

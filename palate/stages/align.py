@@ -24,14 +24,14 @@ from palate.models.trunk import recompute_layers
 from palate.ops import Moments
 from palate.rewards import ModelReward
 from palate.stages import direct, making
-from palate.stages.anchor import anchor_of
 from palate.stages.context import Context, Outcome
 from palate.stages.judges import NO_MOMENTS, moments_on, reward_of, sampled
 from palate.stages.material import Loaded, fitting_prompts, load_policy, mixed, stage_records
-from palate.stages.measuring import closing_figures, normalising, onlookers, reference_of, unmoved
-from palate.stages.sanity import novelty, told_apart
 from palate.stages.saving import save_whole
-from palate.stages.watching import PAST, Watched, Watcher, distance_of, watcher_of
+from palate.stages.trust.anchor import anchor_of
+from palate.stages.trust.measuring import closing_figures, normalising, onlookers, reference_of, unmoved
+from palate.stages.trust.sanity import novelty, told_apart
+from palate.stages.trust.watching import PAST, Watched, Watcher, distance_of, watcher_of
 
 # So many iterations in a row with a KL clearly below 0 are no accident.
 NEGATIVE_KL_ITERATIONS = 5

@@ -16,9 +16,17 @@ from palate.records import Prompt
 from palate.stages.context import Context, Outcome
 from palate.stages.judges import sampled
 from palate.stages.material import Loaded, fitting, load_policy, stage_records
-from palate.stages.measuring import closing_figures, judged_rows, onlookers, reference_of, sample_rows, told, unmoved
 from palate.stages.reward import counted, fits
 from palate.stages.saving import save_whole
+from palate.stages.trust.measuring import (
+    closing_figures,
+    judged_rows,
+    onlookers,
+    reference_of,
+    sample_rows,
+    told,
+    unmoved,
+)
 
 
 def run(context: Context) -> Outcome:

@@ -29,7 +29,6 @@ from palate.models import load_causal
 from palate.recipe import TESTBED
 from palate.records import Prompt
 from palate.rewards import checked_scores
-from palate.stages import regression
 from palate.stages.context import Context, Outcome
 from palate.stages.judges import gold_reward, reward_model, reward_of
 from palate.stages.material import (
@@ -42,7 +41,8 @@ from palate.stages.material import (
     sample,
     stage_records,
 )
-from palate.stages.measuring import log_ratios
+from palate.stages.trust import regression
+from palate.stages.trust.measuring import log_ratios
 
 MAX_NEW_TOKENS = 128
 

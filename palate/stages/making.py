@@ -34,7 +34,8 @@ from palate.records import Prompt
 from palate.stages.context import Context, Outcome
 from palate.stages.judges import NO_MOMENTS, moments_on, reward_of, sampled
 from palate.stages.material import Loaded, as_recipe_wants, fitting, fitting_prompts, load_policy, sample, stage_records
-from palate.stages.measuring import (
+from palate.stages.saving import save_whole
+from palate.stages.trust.measuring import (
     closing_figures,
     judged_rows,
     normalising,
@@ -44,7 +45,6 @@ from palate.stages.measuring import (
     told,
     unmoved,
 )
-from palate.stages.saving import save_whole
 
 # Completions sampled between two looks at whether to stop.
 CHUNK = 512

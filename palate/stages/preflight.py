@@ -22,8 +22,8 @@ from palate.stages.material import (
     split,
     start_model,
 )
-from palate.stages.regression import questions
 from palate.stages.reward import divided, objective_of
+from palate.stages.trust.regression import questions
 
 
 def check(context: Context, stages: Sequence[str]) -> None:

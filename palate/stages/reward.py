@@ -37,8 +37,8 @@ from palate.stages.material import (
     split,
     stage_records,
 )
-from palate.stages.probing import examine, write
 from palate.stages.saving import save_whole
+from palate.stages.trust.probing import examine, write
 
 # The judge of the evaluation learns from its own share of the pairs, which the reward model never sees.
 JUDGE_SHARE = 0.3

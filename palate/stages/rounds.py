@@ -41,13 +41,13 @@ from palate.report.words import spoken
 from palate.rewards import ModelReward
 from palate.settings import dump_toml
 from palate.stages import run as once
-from palate.stages.answering import Answering, answering_of
-from palate.stages.collecting import directory_hash, gather, writer_of
 from palate.stages.compare import linked
 from palate.stages.context import Context, device_of, present, use_threads
 from palate.stages.directory import RUN, RunDirectory, begun
 from palate.stages.material import fitting_prompts, load_policy, policy_path, read_data, split, stage_records
-from palate.stages.pairing import of_data, pairs_of, round_of, standing, written
+from palate.stages.people.answering import Answering, answering_of
+from palate.stages.people.collecting import directory_hash, gather, writer_of
+from palate.stages.people.pairing import of_data, pairs_of, round_of, standing, written
 from palate.stages.reward import counted
 
 STORE = "feedback.sqlite"
@@ -443,7 +443,7 @@ def _judge(campaign: Campaign, number: int, items: Sequence[Item]) -> None:
     since a round is made once of the votes that it has."""
     from palate.collect.constitution import load_constitution  # the endpoint's client is of an extra
     from palate.collect.endpoint import Endpoint
-    from palate.stages import judging
+    from palate.stages.people import judging
 
     settings = present(campaign.settings.judge, "rounds.judge")
     judged = judging.judge(

@@ -26,9 +26,9 @@ from palate.settings import digest, dump_toml, resolve
 from palate.stages import align, evaluate, preflight, reward, sft
 from palate.stages.context import Context, Outcome, device_of, present, use_threads
 from palate.stages.directory import begun
-from palate.stages.gates import verdict
 from palate.stages.judges import lineage, uses_run_model
 from palate.stages.material import CAPABILITY, MIX, data_files, heldout_of, read_data
+from palate.stages.trust.gates import verdict
 
 Action = Literal["run", "redo", "resume", "continue", "reuse"]
 

@@ -14,8 +14,8 @@ from palate.models.loading import load_causal, save_causal
 from palate.records import Demonstration
 from palate.stages.context import Context, Outcome
 from palate.stages.material import Loaded, evenly, fitting, sample, split, stage_records, start_model
-from palate.stages.measuring import prompt_loss
 from palate.stages.saving import save_whole
+from palate.stages.trust.measuring import prompt_loss
 
 # How many answers say whether the model learnt to stop: a share of them is known to 9 % or better.
 ANSWERS = 128

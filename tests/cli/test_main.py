@@ -44,7 +44,6 @@ COMMANDS = [
         ("constitution",),
         ("quality",),
         ("design",),
-        ("design",),
         ("data", "inspect"),
         ("testbed", "pretrain"),
     ),
@@ -133,7 +132,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(finished, palate_command, 
 
 @pytest.mark.parametrize(("holds", "code"), [(True, 0), (False, 1)])
 def test_verify_ends_with_one_when_a_property_fails(palate_command, monkeypatch, holds, code):
-    from palate.stages import verify
+    from palate.stages.trust import verify
 
     monkeypatch.setattr(verify, "CHECKS", {"two and two": lambda: ("4", "4" if holds else "5", holds)})
     result = palate_command("verify")

@@ -31,7 +31,7 @@ from palate.collect.web.rendering import LONGEST, rendered
 from palate.collect.web.security import LOOPBACK, Access, guarded
 from palate.errors import UsageError
 from palate.records import Prompt
-from palate.stages import labelling
+from palate.stages.people import labelling
 
 SECRET = b"secret" * 8
 OPEN = Access(SECRET, open=True)

@@ -35,8 +35,8 @@ from palate.data.reading import file_sha256
 from palate.data.recognition import read
 from palate.errors import DataError, UsageError
 from palate.records import Demonstration, Feedback, Message, PreferencePair, Prompt, Ranking, Rating
-from palate.stages.feedback import give_out, take_in
-from palate.stages.pairing import pairs_of
+from palate.stages.people.feedback import give_out, take_in
+from palate.stages.people.pairing import pairs_of
 
 DATA = Path(os.environ.get("PALATE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 ASK = Prompt.of("Name a colour.")

@@ -27,7 +27,7 @@ from palate.collect.store import Store
 from palate.errors import StageStopped
 from palate.records import Prompt
 from palate.stages.calls import Quiet
-from palate.stages.judging import Judging, judge, lines
+from palate.stages.people.judging import Judging, judge, lines
 
 OWN = (Origin("file", "a"),)
 OTHERS = (Origin("file", "b"),)

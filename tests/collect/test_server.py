@@ -675,7 +675,7 @@ def test_the_command_shows_its_first_item_soon_and_ends_cleanly(tmp_path):
 
 def test_nothing_heavy_is_loaded_on_the_way(tmp_path):
     program = (
-        "import sys, palate.cli.main, palate.stages.labelling, palate.collect.web.server; "
+        "import sys, palate.cli.main, palate.stages.people.labelling, palate.collect.web.server; "
         "print(*{'torch', 'transformers', 'numpy', 'scipy', 'pydantic', 'rich'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

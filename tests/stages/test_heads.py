@@ -9,8 +9,8 @@ from palate.evaluation import RewardReport
 from palate.models import load_reward_model
 from palate.recipe import recipe_from
 from palate.stages.calls import Quiet
-from palate.stages.probing import probe
 from palate.stages.run import execute
+from palate.stages.trust.probing import probe
 
 LOOP = {"learning_rate": 1e-2, "batch_tokens": 2000}
 

@@ -29,12 +29,12 @@ from palate.errors import DataError, EndpointError, RecipeError, StageStopped, U
 from palate.recipe import Recipe, Rounds, load_recipe
 from palate.records import Message, PreferencePair, Prompt
 from palate.settings import dump_toml
-from palate.stages import judging
 from palate.stages import run as once
-from palate.stages.answering import answering_of, gold, program
 from palate.stages.calls import Quiet
 from palate.stages.directory import RunDirectory
-from palate.stages.pairing import of_data, pairs_of, standing, written
+from palate.stages.people import judging
+from palate.stages.people.answering import answering_of, gold, program
+from palate.stages.people.pairing import of_data, pairs_of, standing, written
 from palate.stages.rounds import STORE, aged, aim_of, execute, missing, parted, taken_over
 
 PATIENCE_SECONDS = 600

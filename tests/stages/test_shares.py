@@ -10,8 +10,8 @@ from palate.collect.judgements import Candidate, Item
 from palate.errors import DataError
 from palate.recipe import load_recipe
 from palate.records import PreferencePair, Prompt
-from palate.stages.answering import program
 from palate.stages.calls import Quiet
+from palate.stages.people.answering import program
 from palate.stages.reward import divided
 from palate.stages.run import _content, execute
 

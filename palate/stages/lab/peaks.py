@@ -30,7 +30,7 @@ from palate.rewards import ModelReward, checked_scores
 from palate.stages.judges import gold_reward
 from palate.stages.lab.framework import ALIGNED, OVER_KL, Bench, Experiment, Found, figures_of
 from palate.stages.material import Loaded, evenly, sample
-from palate.stages.watching import look_of
+from palate.stages.trust.watching import look_of
 
 LAYERS = (1, 2, 4)
 PAIRS = (1000, 4000, 16000)

@@ -19,12 +19,13 @@ from palate.models import load_causal, weight_hash
 from palate.recipe import load_recipe, recipe_from
 from palate.records import Prompt
 from palate.rewards import FunctionReward
-from palate.stages import align, watching
+from palate.stages import align
 from palate.stages.calls import Quiet
 from palate.stages.context import Context
 from palate.stages.material import Loaded
-from palate.stages.measuring import prompt_loss
 from palate.stages.run import execute
+from palate.stages.trust import watching
+from palate.stages.trust.measuring import prompt_loss
 
 LONG = "def long(prompts, completions, **fields):\n    return [float(len(text)) for text in completions]\n"
 LIKED = 16
@@ -304,7 +305,7 @@ def perform(operation, *arguments):
 files.perform = perform
 from palate.recipe import recipe_from
 from palate.rewards import FunctionReward
-from palate.stages import watching
+from palate.stages.trust import watching
 from palate.stages.calls import Quiet
 from palate.stages.run import execute
 

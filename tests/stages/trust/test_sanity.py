@@ -12,7 +12,7 @@ from palate.ops import wilson_interval
 from palate.recipe import TESTBED, recipe_from
 from palate.records import Demonstration, Prompt
 from palate.rewards import FunctionReward
-from palate.stages.sanity import novelty, told_apart
+from palate.stages.trust.sanity import novelty, told_apart
 
 PROMPTS = tuple(map(Prompt.of, ("one", "two", "three", "four")))
 

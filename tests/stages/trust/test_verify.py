@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from palate.stages import verify
+from palate.stages.trust import verify
 
 
 @pytest.mark.parametrize("name", verify.CHECKS)

@@ -32,10 +32,10 @@ from palate.records import PreferencePair
 from palate.report.words import shortened
 from palate.rewards import ModelReward
 from palate.stages.compare import copied
-from palate.stages.labelling import COMPARISON, is_store
-from palate.stages.pairing import pairs_of, written
-from palate.stages.probing import fits, sides
+from palate.stages.people.labelling import COMPARISON, is_store
+from palate.stages.people.pairing import pairs_of, written
 from palate.stages.run import execute
+from palate.stages.trust.probing import fits, sides
 
 # The share of the prompts that every reward model of the learning curve is tested on.
 HELDOUT = 0.2

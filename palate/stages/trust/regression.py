@@ -23,9 +23,9 @@ from palate.ops import wilson_interval
 from palate.records import Message, Prompt
 from palate.rewards.answers import is_number
 from palate.rewards.rules import Answer
-from palate.stages.anchor import held_out_text
 from palate.stages.context import Context
 from palate.stages.material import CAPABILITY, Loaded, place_of, records_of, sample
+from palate.stages.trust.anchor import held_out_text
 
 # Demonstrations that the perplexity is measured on: its standard error is then a twentieth of the spread among them.
 DEMONSTRATIONS = 400

@@ -16,7 +16,7 @@ from palate.ops import wilson_interval
 from palate.records import Prompt
 from palate.stages.context import Context
 from palate.stages.material import CAPABILITY
-from palate.stages.regression import changed, questions, shortened
+from palate.stages.trust.regression import changed, questions, shortened
 
 
 def write(path, questions):

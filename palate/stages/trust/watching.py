@@ -31,7 +31,7 @@ from palate.rewards import EnsembleReward, checked_scores
 from palate.stages.context import Context
 from palate.stages.judges import gold_reward, reward_model, uses_run_model
 from palate.stages.material import Loaded, data_files, sample
-from palate.stages.measuring import log_ratios
+from palate.stages.trust.measuring import log_ratios
 
 POINTS, REPORT = "points.jsonl", "overoptimisation.json"
 

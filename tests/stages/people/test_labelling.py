@@ -16,7 +16,7 @@ from palate.collect.web.queue import Desk
 from palate.collect.web.security import LOOPBACK, Access
 from palate.data.recognition import read
 from palate.errors import DataError, UsageError
-from palate.stages.labelling import (
+from palate.stages.people.labelling import (
     Serving,
     compared,
     gold_items,

@@ -21,9 +21,9 @@ from palate.evaluation.rewardreport import leanings
 from palate.models import RewardModel, save_reward_model, scratch_model
 from palate.records import Demonstration, PreferencePair, Prompt
 from palate.rewards import ModelReward
-from palate.stages.probing import columns, examine, mismatched_accuracy, probe, seen_accuracy, sides
+from palate.stages.trust.probing import columns, examine, mismatched_accuracy, probe, seen_accuracy, sides
 
-DATA = Path(os.environ.get("PALATE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+DATA = Path(os.environ.get("PALATE_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
 published = pytest.mark.skipif(not DATA.is_dir(), reason="no published data files; name their directory in PALATE_DATA")
 
 
@@ -59,7 +59,7 @@ def some(file: Path, every: int, place: Path) -> Path:
 @pytest.fixture
 def few(monkeypatch):
     """Probes of few replies: a real text is long in bytes."""
-    monkeypatch.setattr("palate.stages.probing.PROBED", 12)
+    monkeypatch.setattr("palate.stages.trust.probing.PROBED", 12)
 
 
 # ---- the stage
@@ -241,7 +241,7 @@ def test_a_file_of_opinions_makes_pairs_of_the_plain_questions_and_a_probe_of_th
         right = [0.5 * (not text.endswith("nine")) for _, text in rows]
         return torch.tensor([a + b for a, b in zip(points, right, strict=True)], dtype=torch.float64)[:, None]
 
-    monkeypatch.setattr("palate.stages.probing.columns", judging)
+    monkeypatch.setattr("palate.stages.trust.probing.columns", judging)
     file = tmp_path / "opinions.jsonl"
     file.write_text("".join(json.dumps(asked_twice(number)) + "\n" for number in range(1, 7)))
     report, said = probe(small, file)
@@ -277,7 +277,7 @@ def test_a_bad_row_of_a_file_of_opinions_is_named_or_counted(small, tmp_path, ch
 
 
 def test_without_a_file_the_testbed_is_asked(small, monkeypatch):
-    monkeypatch.setattr("palate.stages.probing.WORLD_PAIRS", 60)
+    monkeypatch.setattr("palate.stages.trust.probing.WORLD_PAIRS", 60)
     report, said = probe(small)
     assert isinstance(report, RewardReport) and said == []
     assert report.ceiling is not None and report.ceiling.known and report.gold is not None

@@ -11,8 +11,8 @@ import pytest
 from palate.collect.judgements import Preference
 from palate.data.recognition import read
 from palate.recipe import load_recipe
-from palate.stages.designing import behaviour_of, design
-from palate.stages.labelling import gold_items, guideline_of
+from palate.stages.people.designing import behaviour_of, design
+from palate.stages.people.labelling import gold_items, guideline_of
 from palate.stages.rounds import aim_of
 
 SENTENCE = "answers like a patient maths tutor"

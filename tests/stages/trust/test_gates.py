@@ -13,9 +13,10 @@ from palate import recipe as sections
 from palate.engine.files import file_sha256
 from palate.errors import StageStopped
 from palate.settings import describe
-from palate.stages import gates, run
-from palate.stages.gates import GATES, checks, verdict
+from palate.stages import run
 from palate.stages.run import STAGES
+from palate.stages.trust import gates
+from palate.stages.trust.gates import GATES, checks, verdict
 
 RATE = ("", "_low", "_high")
 
@@ -210,7 +211,7 @@ def test_a_check_reads_well(stage, name, figures, level):
 
 
 def test_the_pages_table_names_every_gate_and_no_other():
-    page = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "runs.md").read_text()
     told = re.findall(r"^\| (sft|reward|align|evaluate) \| ([^|]+) \|", page, flags=re.MULTILINE)
     gates_there = [(stage, gate.name) for stage, asked in GATES.items() for gate in asked]
     assert sorted(told) == sorted([*gates_there, ("reward", "probe: NAME")])

@@ -80,7 +80,7 @@ def behaviour_of(wish: str) -> Behaviour:
 
 def _drafted(behaviour: Behaviour, endpoint: Endpoint, say: Callable[[str], None]) -> Behaviour:
     from palate.collect.endpoint import Client
-    from palate.stages.judging import bill
+    from palate.stages.people.judging import bill
 
     with Client(endpoint) as client:
 

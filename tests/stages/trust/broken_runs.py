@@ -1,6 +1,6 @@
 """Runs that are broken on purpose, each at one stage, and healthy ones beside them: what `palate doctor` is held to.
 
-    python tests/stages/broken_runs.py --seeds 0,1 --runs DIRECTORY
+    python tests/stages/trust/broken_runs.py --seeds 0,1 --runs DIRECTORY
 
 makes them, asks the doctor about each and prints a table: what was broken, what was named. All of it rests on the
 testbed, on one thread, with pairs read from files, so that no truth about the labels is on record. The doctor is asked
@@ -34,8 +34,8 @@ from palate.records import PreferencePair
 from palate.report.reading import read
 from palate.stages.calls import Quiet
 from palate.stages.compare import copied
-from palate.stages.doctor import Chart, Diagnosis, diagnose, examine
 from palate.stages.run import execute
+from palate.stages.trust.doctor import Chart, Diagnosis, diagnose, examine
 
 PAIRS = 12_000
 # Deviations of each weight matrix that are added to it: below 1, the model hardly needs SFT.

@@ -16,13 +16,13 @@ from palate.errors import DataError, UsageError
 from palate.evaluation import noise_ceiling, votes_of
 from palate.recipe import demo_recipe, load_recipe
 from palate.records import Prompt
-from palate.stages import feedback as exchange
 from palate.stages.calls import Quiet
-from palate.stages.labelling import COMPARISON, compared
-from palate.stages.pairing import pairs_of
-from palate.stages.quality import HELDOUT, SHARES, Feedback, enough, examine, read_source
+from palate.stages.people import feedback as exchange
+from palate.stages.people.labelling import COMPARISON, compared
+from palate.stages.people.pairing import pairs_of
+from palate.stages.people.quality import HELDOUT, SHARES, Feedback, enough, examine, read_source
 
-DATA = Path(os.environ.get("PALATE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "multi_annotator"
+DATA = Path(os.environ.get("PALATE_DATA", Path(__file__).parents[4] / "shared" / "data")) / "multi_annotator"
 WORDS = ("apple", "bread", "cloud", "door", "eagle", "fire", "grass", "house")
 
 

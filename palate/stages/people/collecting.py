@@ -29,7 +29,7 @@ from palate.models.loading import load_causal, weight_hash
 from palate.records import PreferencePair, Prompt
 from palate.rewards import ModelReward
 from palate.stages.material import Loaded, sample
-from palate.stages.probing import columns, fits
+from palate.stages.trust.probing import columns, fits
 
 # Completions sampled between two steps of progress.
 CHUNK = 256

@@ -26,7 +26,7 @@ from palate.errors import PalateError
 from palate.report.reading import STAGES, Run, read
 from palate.report.rounds import last_round
 from palate.rewards.sources import sources_of
-from palate.stages.gates import (
+from palate.stages.trust.gates import (
     CHANCE,
     CLEAR_RISE,
     EOS_STOP,

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from palate.errors import RunDirectoryError
-from palate.stages.doctor import RULES, Chart, examine, told
-from palate.stages.gates import CHANCE, EOS_STOP, FOREIGN_PROMPTS, STEEP
+from palate.stages.trust.doctor import RULES, Chart, examine, told
+from palate.stages.trust.gates import CHANCE, EOS_STOP, FOREIGN_PROMPTS, STEEP
 
 # What a healthy run of all four stages says.
 HEALTHY = {

@@ -12,10 +12,10 @@ from palate.collect.candidates import Drawing
 from palate.collect.selection import Selection
 from palate.evaluation.monitors import LENGTH, MONITORS
 from palate.records import Prompt
-from palate.stages import collecting
 from palate.stages.calls import Quiet
-from palate.stages.collecting import Writer, directory_hash, gather, writer_of
-from palate.stages.probing import scores_of
+from palate.stages.people import collecting
+from palate.stages.people.collecting import Writer, directory_hash, gather, writer_of
+from palate.stages.trust.probing import scores_of
 
 WORDS = ("apple", "bread", "cloud", "door", "eagle", "fire")
 PROMPTS = [Prompt.of(f"Say {first} and {second}.", kind=first) for first in WORDS for second in WORDS[:3]]

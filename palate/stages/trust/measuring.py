@@ -24,7 +24,7 @@ from palate.rewards import judged
 from palate.stages.context import Context
 from palate.stages.judges import gold_reward, own_unit
 from palate.stages.material import Loaded, data_files, load_policy
-from palate.stages.monitoring import monitor
+from palate.stages.trust.monitoring import monitor
 
 # Enough for a mean over some thousand tokens.
 PROMPTS_READ = 256

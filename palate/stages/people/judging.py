@@ -22,7 +22,7 @@ from palate.engine.files import encode_json, make_directory, write_atomic
 from palate.engine.interfaces import Onlooker
 from palate.errors import StageStopped
 from palate.records import Demonstration, Prompt
-from palate.stages.labelling import COMPARISON, guideline_of
+from palate.stages.people.labelling import COMPARISON, guideline_of
 
 Say = Callable[[str], None]
 Watch = Callable[[str], Onlooker]

@@ -19,9 +19,9 @@ from palate.models import load_reward_model
 from palate.recipe import TESTBED, Run
 from palate.records import Prompt
 from palate.rewards import ModelReward
-from palate.stages.collecting import FOOLING, Gathered, Writer, gather, samples_at, writer_of
 from palate.stages.context import device_of
 from palate.stages.estimate import EFFICIENCY, characters, matrix_rate, spoken
+from palate.stages.people.collecting import FOOLING, Gathered, Writer, gather, samples_at, writer_of
 from palate.stages.tools import must_leave_room
 
 # Prompts that candidates are drawn for, where there are more: enough for the focused slices to choose among.

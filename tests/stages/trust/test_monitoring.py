@@ -21,10 +21,10 @@ from palate.evaluation.sycophancy import PUSHBACK
 from palate.models import load_causal
 from palate.recipe import demo_recipe, load_recipe
 from palate.records import Prompt
-from palate.stages import monitoring
 from palate.stages.calls import Quiet
 from palate.stages.context import Context
 from palate.stages.material import Loaded, sample
+from palate.stages.trust import monitoring
 
 
 @pytest.fixture
