@@ -68,17 +68,20 @@ def evaluation(results: dict[str, Any], run: Path) -> list[RenderableType]:
     """The verdict, the scores by kind of prompt, and the answers side by side."""
     parts: list[RenderableType] = [Text(results["verdict"], style="bold")]
     if results["attainable"] is not None:
-        attainable = results["attainable"]["win_rate"]
-        share = results["win_rate"]["estimate"] / attainable
-        best = results["best_of_n"]
-        parts.append(
-            Text(
-                f"An always perfect answerer would win {attainable:.0%}: {share:.0%} of that was reached, and "
-                f"{best['share_of_way']:.0%} of the way from SFT to best-of-{best['n']} by gold. Right answers: "
-                f"{results['correct']['before']:.0%} before, {results['correct']['after']:.0%} after."
-            )
-        )
+        parts.append(Text(truth(results)))
     return [*parts, Text(), by_group_table(results), Text(), samples_table(run), Text()]
+
+
+def truth(results: dict[str, Any]) -> str:
+    """What only the testbed knows: how much could have been reached, and which answers are right."""
+    attainable, best, right = results["attainable"]["win_rate"], results["best_of_n"], results["correct"]
+    told = f"{results['win_rate']['estimate'] / attainable:.0%} of that was reached"
+    if best["share_of_way"] is not None:
+        told += f", and {best['share_of_way']:.0%} of the way from SFT to best-of-{best['n']} by gold"
+    return (
+        f"An always perfect answerer would win {attainable:.0%}: {told}. Right answers: {right['before']:.0%} before, "
+        f"{right['after']:.0%} after."
+    )
 
 
 def by_group_table(results: dict[str, Any]) -> Table:

@@ -208,7 +208,8 @@ def _figures(results: dict[str, Any]) -> dict[str, float]:
     if results["judge"] == "gold":
         figures["align/gold_gain"] = results["score"]["after"] - results["score"]["before"]
         figures["align/attainable"] = results["attainable"]["win_rate"]
-        figures["align/share_of_way"] = results["best_of_n"]["share_of_way"]
+        if results["best_of_n"]["share_of_way"] is not None:
+            figures["align/share_of_way"] = results["best_of_n"]["share_of_way"]
     return figures
 
 
@@ -234,7 +235,7 @@ def right(given: Answers) -> list[float]:
 
 def best_of_n(
     context: Context, model: Loaded, prompts: Sequence[Prompt], before: Answers, after: Answers
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Best-of-n by gold with the model before alignment, and how much of the way there alignment went.
 
     All three means are over the same prompts, some of those compared.
@@ -258,8 +259,13 @@ def best_of_n(
         "prompts": count,
         "score": best,
         "kl_bound": best_of_n_kl_bound(n),
-        "share_of_way": (reached - started) / max(best - started, 1e-9),
+        "share_of_way": share_of_way(started, reached, best),
     }
+
+
+def share_of_way(started: float, reached: float, best: float) -> float | None:
+    """(reached − started) / (best − started); None where the best is no better than the start: there is no way then."""
+    return (reached - started) / (best - started) if best > started else None
 
 
 def verdict(results: dict[str, Any], started: str) -> str:

@@ -11,7 +11,7 @@ from palate.engine.interfaces import Completions
 from palate.evaluation import win_rate
 from palate.recipe import recipe_from
 from palate.records import Prompt
-from palate.stages import evaluate
+from palate.stages import closing, evaluate
 
 
 def given(prompts, scores) -> evaluate.Answers:
@@ -59,3 +59,28 @@ def test_the_verdict_names_what_alignment_started_from(started):
     assert evaluate.verdict(results, started) == (
         f"Preferred over {started} on 75% [50, 90] of 8 held-out prompts by gold, KL 1.2 nats, length −50%."
     )
+
+
+def test_where_best_of_n_gains_nothing_there_is_no_way_to_go_a_share_of():
+    # From .25 to .5 of the way to .75 is a half; backwards is below 0.
+    assert evaluate.share_of_way(0.25, 0.5, 0.75) == 0.5
+    assert evaluate.share_of_way(0.25, 0.0, 0.75) == -0.5
+    assert evaluate.share_of_way(0.25, 0.5, 0.25) is None
+    assert evaluate.share_of_way(0.25, 0.5, 0.125) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.5, "50% of that was reached, and 50% of the way from SFT to best-of-4 by gold. Right answers: 25% before"),
+        (None, "50% of that was reached. Right answers: 25% before"),
+    ],
+)
+def test_the_closing_words_tell_of_a_way_where_there_is_one(share, told):
+    results = {
+        "attainable": {"win_rate": 0.8},
+        "win_rate": {"estimate": 0.4},
+        "best_of_n": {"n": 4, "share_of_way": share},
+        "correct": {"before": 0.25, "after": 0.75},
+    }
+    assert closing.truth(results) == f"An always perfect answerer would win 80%: {told}, 75% after."
