@@ -1074,7 +1074,7 @@ def test_the_pictures_of_the_documentation(
         "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
     }
     for name, options in looks.items():
-        page = visit(desk, name, **options)
+        page = visit(desk, "ann", **options)
         expect(page.locator("#pace b")).to_have_text("0 of 62")
         reply = {"items": [], "done": 23, "left": 39, "pace_seconds": 21}
         page.route("**/api/next*", partial(fulfil, status=200, said=reply))
