@@ -247,12 +247,13 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One cause that is asked for: its signs, and what to do about it."""
+    """One cause that is asked for: its signs, what to do about it, and what else helps where the reward is learnt."""
 
     stage: str
     cause: str
     signs: Callable[[Chart], Iterator[Sign]]
     advice: tuple[str, ...]
+    of_models: tuple[str, ...] = ()
 
     def diagnosis(self, chart: Chart) -> Diagnosis | None:
         """What the signs amount to; None below the weight of one that is enough."""
@@ -261,7 +262,8 @@ class Rule:
         if score < ENOUGH:
             return None
         found.sort(key=lambda sign: -sign.weight)
-        return Diagnosis(self.stage, self.cause, score, tuple(sign.told for sign in found), self.advice)
+        advice = self.advice + (self.of_models if chart.reward_models else ())
+        return Diagnosis(self.stage, self.cause, score, tuple(sign.told for sign in found), advice)
 
 
 def examine(place: str | Path) -> tuple[Diagnosis, ...]:
@@ -652,7 +654,11 @@ RULES: tuple[Rule, ...] = (
         "the reward asks for something else than the judge that looked on",
         _asks_for_another,
         (
-            "Read align/samples.jsonl for what the reward likes, and add adversarial pairs in which it is rejected.",
+            "Read align/samples.jsonl for what the reward likes.",
+            "Reward what was meant beside it ([[align.rewards]] adds up several).",
+        ),
+        (
+            "Add adversarial pairs in which that is rejected.",
             "Average an ensemble of reward models, or take its cautious mean.",
             _FRESH,
         ),
@@ -695,6 +701,8 @@ RULES: tuple[Rule, ...] = (
             'Give a KL coefficient above 0: kl = { kind = "fixed", coef = 0.05 } to 0.2 for scores in log-odds, or an '
             "adaptive one with a target of a few nats.",
             "Keep [align.watch] on, so that the stage ends past the peak and the best model is taken.",
+        ),
+        (
             "Take an ensemble of reward models, whose members disagree where the policy cheats.",
             _FRESH,
         ),

@@ -437,3 +437,14 @@ def test_the_command_tells_and_writes_json(palate_command, tmp_path):
     assert set(read) == {"stage", "cause", "score", "evidence", "advice"} and read["stage"] == "reward"
     assert CHANCE == 0.5  # what the interval above is held against
     assert palate_command("doctor", str(tmp_path)).code == 2
+
+
+@pytest.mark.parametrize(("reward", "learnt"), [('"model"', True), ('"length"', False)])
+def test_where_no_reward_is_learnt_nothing_is_advised_about_pairs_and_ensembles(tmp_path, reward, learnt):
+    place = directory(tmp_path / "run", looks=[(0, 0.25), (1, -0.1)])
+    recipe = place / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('"model"', reward))
+    (only,) = examine(place)
+    assert "something else" in only.cause and "Read align/samples.jsonl" in only.advice[0]
+    of_models = [line for line in only.advice if "ensemble" in line or "pairs" in line]
+    assert len(of_models) == (3 if learnt else 0)
